@@ -1,0 +1,136 @@
+"""Multi-head attention with relative positions and input injection, split into what is fixed during a solve and what
+depends on z.
+
+Shape legend: B sequences, L current positions, M memory positions, K = M + L keys, D = d_model = H·E channels, H heads
+of width E. Channel index = head·E + e.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.optimizations import NormalizableLinear, variational_mask
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """All that attention needs beside z, computed once per solve."""
+
+    weight_qkv: Tensor  # (3D, D)
+    injection: Tensor  # (B·L, 3D) of the current positions; its q third includes r_w_bias
+    memory_keys: Tensor  # (H, B, M, E)
+    memory_values: Tensor  # (H, B, M, E)
+    position_keys: Tensor  # (H, E, K), R
+    position_bias: Tensor  # (H, 1, K), (r_r_bias - r_w_bias)·R
+    hidden_keys: Tensor  # (L, K), true where a query must not see a key
+    weight_out: Tensor  # (D, D)
+    bias_out: Tensor  # (D,)
+    attention_mask: Tensor | None  # (H·B, L, K), dropout of attention weights
+    output_mask: Tensor | None  # (B, 1, D), dropout of the output
+
+
+def hidden_keys(n_query: int, n_memory: int, local_size: int, device: torch.device) -> Tensor:
+    """(L, K) mask: query i must not see keys j > i + M (the future) nor, with a horizon S > 0, j ≤ i + M - S."""
+    query = torch.arange(n_query, device=device).unsqueeze(1) + n_memory
+    key = torch.arange(n_query + n_memory, device=device)
+    hidden = key > query
+    if local_size > 0:
+        hidden = hidden | (key <= query - local_size)
+    return hidden
+
+
+class RelativeAttention(nn.Module):
+    """softmax([(q_i + b_w)·k_j + (q_i + b_r)·R_{M+i-j}] / √E) v W_oᵀ with (q, k, v) = W_qkv [z_memory; z] + u.
+
+    Args:
+        d_model: D; n_head, d_head: H and E with H·E = D.
+        dropout: rate for the output, one mask per sequence and channel.
+        dropatt: rate for the attention weights.
+        wnorm: weight normalisation of the three linear maps.
+        local_size: horizon S: a query sees the last S keys up to itself; 0 means all.
+
+    Source: Dai et al., Transformer-XL, arXiv 1901.02860, section 3.3; the injection: arXiv 1909.01377, section 4.
+    """
+
+    def __init__(
+        self, d_model: int, n_head: int, d_head: int, *, dropout: float, dropatt: float, wnorm: bool, local_size: int
+    ):
+        super().__init__()
+        self.n_head, self.d_head = n_head, d_head
+        self.dropout, self.dropatt, self.local_size = dropout, dropatt, local_size
+        self.qkv_net = NormalizableLinear(d_model, 3 * d_model, bias=False, wnorm=wnorm, kernel_dims=1)
+        self.r_net = NormalizableLinear(d_model, d_model, bias=False, wnorm=wnorm, kernel_dims=1)
+        self.o_net = NormalizableLinear(d_model, d_model, bias=True, wnorm=wnorm, kernel_dims=1)
+        self.r_w_bias = nn.Parameter(torch.zeros(n_head, d_head))
+        self.r_r_bias = nn.Parameter(torch.zeros(n_head, d_head))
+
+    def context(self, memory: Tensor, injection: Tensor, positions: Tensor) -> AttentionContext:
+        """What stays fixed while z is solved for.
+
+        Args:
+            memory: the memory's states (B, M, D).
+            injection: u over memory and current positions (B, K, 3D).
+            positions: positional embedding (K, D).
+        """
+        n_batch, n_memory, d_model = memory.shape
+        n_key = injection.shape[1]
+        n_query = n_key - n_memory
+        weight_qkv = self.qkv_net.matrix()
+        memory_kv = F.linear(memory, weight_qkv[d_model:]) + injection[:, :n_memory, d_model:]
+        memory_kv = memory_kv.view(n_batch, n_memory, 2, self.n_head, self.d_head).permute(2, 3, 0, 1, 4)
+        bias_qkv = F.pad(self.r_w_bias.flatten(), (0, 2 * d_model))
+        current = (injection[:, n_memory:] + bias_qkv).reshape(n_batch * n_query, 3 * d_model)
+        position_keys = self.r_net(positions).view(n_key, self.n_head, self.d_head).permute(1, 2, 0)
+        attention_shape = (self.n_head * n_batch, n_query, n_key)
+        return AttentionContext(
+            weight_qkv=weight_qkv,
+            injection=current,
+            memory_keys=memory_kv[0].contiguous(),
+            memory_values=memory_kv[1].contiguous(),
+            position_keys=position_keys.contiguous(),
+            position_bias=(self.r_r_bias - self.r_w_bias).unsqueeze(1) @ position_keys,
+            hidden_keys=hidden_keys(n_query, n_memory, self.local_size, memory.device),
+            weight_out=self.o_net.matrix(),
+            bias_out=self.o_net.bias,
+            attention_mask=variational_mask(attention_shape, self.dropatt, memory, training=self.training),
+            output_mask=variational_mask((n_batch, 1, d_model), self.dropout, memory, training=self.training),
+        )
+
+    def forward(self, z: Tensor, context: AttentionContext) -> Tensor:
+        """z (B, L, D) -> the heads' outputs after W_o (B, L, D), before dropout and residual."""
+        n_batch, n_query, d_model = z.shape
+        n_head, d_head = self.n_head, self.d_head
+        n_key = context.position_keys.shape[2]
+        qkv = torch.addmm(context.injection, z.reshape(-1, d_model), context.weight_qkv.t())
+        q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
+        q = q.contiguous()
+        k = torch.cat([context.memory_keys, k], dim=2).view(n_head * n_batch, n_key, d_head)
+        v = torch.cat([context.memory_values, v], dim=2).view(n_head * n_batch, n_key, d_head)
+
+        q_rows = q.view(n_head, n_batch * n_query, d_head)
+        by_position = torch.baddbmm(context.position_bias, q_rows, context.position_keys)  # (H, B·L, K), (q + b_r)·R
+        shifted = relative_shift(by_position.view(n_head * n_batch, n_query, n_key))
+        scale = 1 / math.sqrt(d_head)
+        q = q.view(n_head * n_batch, n_query, d_head)
+        scores = torch.baddbmm(shifted, q, k.transpose(1, 2), beta=scale, alpha=scale)  # (H·B, L, K)
+        weights = torch.softmax(scores.masked_fill_(context.hidden_keys, -math.inf), dim=2)
+        if context.attention_mask is not None:
+            weights = weights * context.attention_mask
+        heads = torch.bmm(weights, v).view(n_head, n_batch, n_query, d_head).permute(1, 2, 0, 3)
+        output = torch.addmm(context.bias_out, heads.reshape(-1, d_model), context.weight_out.t())
+        return output.view(n_batch, n_query, d_model)
+
+
+def relative_shift(scores: Tensor) -> Tensor:
+    """Scores by distance, (N, L, K) with column j' for distance K - 1 - j', to scores by key: out[i, j] = in[i, j + L - 1 - i].
+
+    Row i of the result starts L - 1 - i entries into row i of the input; in the flattened rows consecutive starts lie
+    K - 1 apart, so the result is a view. Entries of future keys (j > i + M) come from the next row and must be masked.
+    """
+    _, n_query, n_key = scores.shape
+    return scores.flatten(1)[:, n_query - 1 :].unfold(1, n_key, n_key - 1)

@@ -1,0 +1,134 @@
+"""The DEQ-Transformer language model.
+
+Shape legend: B sequences, L target positions, M memory positions, K = M + L, D = d_model. Tokens and targets come
+time first, (L, B), as the data's batches do; states are (B, L, D).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.transformers.attention import RelativeAttention
+from models.transformers.cell import TransformerCell
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.feed_forward import PositionwiseFeedForward
+from modules.deq import DEQModule, SolveInfo
+from modules.optimizations import masked, variational_mask
+from utils.adaptive_embedding import AdaptiveEmbedding
+from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
+from utils.positional_embedding import PositionalEmbedding
+
+
+class Memory(NamedTuple):
+    """What a segment hands to the next one, detached: states and injection of the last positions."""
+
+    z: Tensor  # (B, M, D)
+    u: Tensor  # (B, M, 3D)
+
+
+@dataclass(frozen=True)
+class LMOutput:
+    """One segment's result."""
+
+    nll: Tensor  # (L, B), negative log-likelihood of each target in nats
+    memory: Memory
+    solve: SolveInfo | None  # None in the shallow stage
+
+
+class DEQTransformerLM(nn.Module):
+    """Embedding → injection u → z* = f(z*; u, memory) → adaptive softmax.
+
+    The model keeps no state between calls: the memory goes in and comes out. Parameter names are those of the published
+    state dicts.
+
+    Args:
+        config: shapes and settings.
+
+    Source: arXiv 1909.01377, section 4; memory and relative positions: arXiv 1901.02860.
+    """
+
+    def __init__(self, config: DEQTransformerConfig):
+        super().__init__()
+        self.config = config
+        bins = (config.n_token, config.d_embed, config.d_model, config.cutoffs, config.div_val)
+        self.word_emb = AdaptiveEmbedding(*bins)
+        self.pos_emb = PositionalEmbedding(config.d_model)
+        self.inject_conv = nn.Conv1d(config.d_model, 3 * config.d_model, kernel_size=1)
+        self.func = TransformerCell(
+            RelativeAttention(
+                config.d_model,
+                config.n_head,
+                config.d_head,
+                dropout=config.dropout,
+                dropatt=config.dropatt,
+                wnorm=config.wnorm,
+                local_size=config.horizon,
+            ),
+            PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm),
+            pre_lnorm=config.pre_lnorm,
+        )
+        self.deq = DEQModule(
+            solver=config.solver,
+            f_thres=config.f_thres,
+            b_thres=config.b_thres,
+            f_eps=config.f_eps,
+            b_eps=config.b_eps,
+            stop_mode=config.stop_mode,
+        )
+        self.crit = ProjectedAdaptiveLogSoftmax(*bins)
+        if config.tied:
+            self.crit.tie(self.word_emb)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor, memory: Memory | None = None, *, n_layer: int | None = None
+    ) -> LMOutput:
+        """Scores one segment.
+
+        Args:
+            tokens: word ids (L, B), int64.
+            targets: the ids that follow them (L, B).
+            memory: of the segment before, None for the first one.
+            n_layer: None solves for the equilibrium; a number applies the cell that many times from 0 (the
+                shallow stage), with ordinary backpropagation.
+        """
+        n_target, n_batch = tokens.shape
+        if memory is None:
+            memory = self._empty_memory(n_batch)
+        embedded = self._drop(self.word_emb(tokens.t().contiguous()), (n_batch, 1, self.config.d_model))
+        injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
+        injection = torch.cat([memory.u, injection], dim=1)  # (B, K, 3D)
+        positions = self._drop(self.pos_emb(injection.shape[1]), (1, self.config.d_model))
+        context = self.func.context(memory.z, injection, positions)
+
+        def f(z: Tensor) -> Tensor:
+            return self.func(z, context)
+
+        z, solve = torch.zeros_like(embedded), None
+        if n_layer is None:
+            z, solve = self.deq(f, z)
+        else:
+            for _ in range(n_layer):
+                z = f(z)
+        by_channel = self.config.out_dropout == "channel"
+        hidden = self._drop(z, (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1))
+        nll = self.crit(hidden.transpose(0, 1).reshape(n_target * n_batch, -1), targets.reshape(-1))
+        return LMOutput(nll.view(n_target, n_batch), self._remember(memory, z, injection), solve)
+
+    def _drop(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return masked(x, variational_mask(shape, self.config.dropout, x, training=self.training))
+
+    def _empty_memory(self, n_batch: int) -> Memory:
+        like = self.inject_conv.weight
+        return Memory(like.new_zeros(n_batch, 0, self.config.d_model), like.new_zeros(n_batch, 0, 3 * self.config.d_model))
+
+    def _remember(self, memory: Memory, z: Tensor, injection: Tensor) -> Memory:
+        """The last mem_len positions of [memory; z] and of u, detached."""
+        n_keep = min(self.config.mem_len, injection.shape[1])
+        first = injection.shape[1] - n_keep
+        states = torch.cat([memory.z, z.detach()], dim=1)
+        return Memory(states[:, first:], injection.detach()[:, first:])
