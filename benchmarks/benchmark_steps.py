@@ -100,7 +100,7 @@ def segment(size: Size, device: torch.device) -> tuple[Tensor, Tensor, Memory]:
     config = size.config
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(2, size.tgt_len, size.batch_size, generator=generator)
-    tokens, targets = (config.n_token ** uniform).long().clamp_max(config.n_token - 1).to(device)
+    tokens, targets = (config.n_token**uniform).long().clamp_max(config.n_token - 1).to(device)
     shape = (size.batch_size, config.mem_len)
     z = torch.randn(*shape, config.d_model, generator=generator).to(device)
     u = 0.1 * torch.randn(*shape, 3 * config.d_model, generator=generator).to(device)

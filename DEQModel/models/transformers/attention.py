@@ -22,26 +22,26 @@ class AttentionContext:
     """All that attention needs beside z, computed once per solve."""
 
     weight_qkv: Tensor  # (3D, D)
-    injection: Tensor  # (B·L, 3D) of the current positions; its q third includes r_w_bias
+    injection: Tensor  # (B·L, 3D) of the current positions; its q third includes r_r_bias
+    bias_difference: Tensor  # (H, 1, E), r_w_bias - r_r_bias
     memory_keys: Tensor  # (H, B, M, E)
     memory_values: Tensor  # (H, B, M, E)
-    position_keys: Tensor  # (H, E, K), R
-    position_bias: Tensor  # (H, 1, K), (r_r_bias - r_w_bias)·R
-    hidden_keys: Tensor  # (L, K), true where a query must not see a key
+    position_keys: Tensor  # (H, E, K + 1), R and a column of padding for the relative shift
+    visibility: Tensor  # (L, K), 0 where a query sees a key, -inf where not
     weight_out: Tensor  # (D, D)
     bias_out: Tensor  # (D,)
     attention_mask: Tensor | None  # (H·B, L, K), dropout of attention weights
     output_mask: Tensor | None  # (B, 1, D), dropout of the output
 
 
-def hidden_keys(n_query: int, n_memory: int, local_size: int, device: torch.device) -> Tensor:
-    """(L, K) mask: query i must not see keys j > i + M (the future) nor, with a horizon S > 0, j ≤ i + M - S."""
-    query = torch.arange(n_query, device=device).unsqueeze(1) + n_memory
-    key = torch.arange(n_query + n_memory, device=device)
+def visibility(n_query: int, n_memory: int, local_size: int, like: Tensor) -> Tensor:
+    """(L, K), added to the scores: -inf for keys j > i + M (the future) and, with a horizon S > 0, j ≤ i + M - S."""
+    query = torch.arange(n_query, device=like.device).unsqueeze(1) + n_memory
+    key = torch.arange(n_query + n_memory, device=like.device)
     hidden = key > query
     if local_size > 0:
         hidden = hidden | (key <= query - local_size)
-    return hidden
+    return like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
 
 
 class RelativeAttention(nn.Module):
@@ -83,18 +83,18 @@ class RelativeAttention(nn.Module):
         weight_qkv = self.qkv_net.matrix()
         memory_kv = F.linear(memory, weight_qkv[d_model:]) + injection[:, :n_memory, d_model:]
         memory_kv = memory_kv.view(n_batch, n_memory, 2, self.n_head, self.d_head).permute(2, 3, 0, 1, 4)
-        bias_qkv = F.pad(self.r_w_bias.flatten(), (0, 2 * d_model))
+        bias_qkv = F.pad(self.r_r_bias.flatten(), (0, 2 * d_model))
         current = (injection[:, n_memory:] + bias_qkv).reshape(n_batch * n_query, 3 * d_model)
         position_keys = self.r_net(positions).view(n_key, self.n_head, self.d_head).permute(1, 2, 0)
         attention_shape = (self.n_head * n_batch, n_query, n_key)
         return AttentionContext(
             weight_qkv=weight_qkv,
             injection=current,
+            bias_difference=(self.r_w_bias - self.r_r_bias).unsqueeze(1),
             memory_keys=memory_kv[0].contiguous(),
             memory_values=memory_kv[1].contiguous(),
-            position_keys=position_keys.contiguous(),
-            position_bias=(self.r_r_bias - self.r_w_bias).unsqueeze(1) @ position_keys,
-            hidden_keys=hidden_keys(n_query, n_memory, self.local_size, memory.device),
+            position_keys=F.pad(position_keys, (0, 1)),
+            visibility=visibility(n_query, n_memory, self.local_size, memory),
             weight_out=self.o_net.matrix(),
             bias_out=self.o_net.bias,
             attention_mask=variational_mask(attention_shape, self.dropatt, memory, training=self.training),
@@ -105,20 +105,19 @@ class RelativeAttention(nn.Module):
         """z (B, L, D) -> the heads' outputs after W_o (B, L, D), before dropout and residual."""
         n_batch, n_query, d_model = z.shape
         n_head, d_head = self.n_head, self.d_head
-        n_key = context.position_keys.shape[2]
+        n_key = context.visibility.shape[1]
         qkv = torch.addmm(context.injection, z.reshape(-1, d_model), context.weight_qkv.t())
         q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
-        q = q.contiguous()
         k = torch.cat([context.memory_keys, k], dim=2).view(n_head * n_batch, n_key, d_head)
         v = torch.cat([context.memory_values, v], dim=2).view(n_head * n_batch, n_key, d_head)
 
-        q_rows = q.view(n_head, n_batch * n_query, d_head)
-        by_position = torch.baddbmm(context.position_bias, q_rows, context.position_keys)  # (H, B·L, K), (q + b_r)·R
-        shifted = relative_shift(by_position.view(n_head * n_batch, n_query, n_key))
+        q_position = q.contiguous().view(n_head, n_batch * n_query, d_head)
+        q_content = (q_position + context.bias_difference).view(n_head * n_batch, n_query, d_head)
+        by_distance = torch.bmm(q_position, context.position_keys).view(n_head * n_batch, n_query, n_key + 1)
+        by_key = relative_shift(by_distance) + context.visibility
         scale = 1 / math.sqrt(d_head)
-        q = q.view(n_head * n_batch, n_query, d_head)
-        scores = torch.baddbmm(shifted, q, k.transpose(1, 2), beta=scale, alpha=scale)  # (H·B, L, K)
-        weights = torch.softmax(scores.masked_fill_(context.hidden_keys, -math.inf), dim=2)
+        scores = torch.baddbmm(by_key, q_content, k.transpose(1, 2), beta=scale, alpha=scale)
+        weights = torch.softmax(scores, dim=2)  # (H·B, L, K)
         if context.attention_mask is not None:
             weights = weights * context.attention_mask
         heads = torch.bmm(weights, v).view(n_head, n_batch, n_query, d_head).permute(1, 2, 0, 3)
@@ -127,10 +126,13 @@ class RelativeAttention(nn.Module):
 
 
 def relative_shift(scores: Tensor) -> Tensor:
-    """Scores by distance, (N, L, K) with column j' for distance K - 1 - j', to scores by key: out[i, j] = in[i, j + L - 1 - i].
+    """Scores by distance to scores by key: (N, L, K + 1) -> (N, L, K), out[i, j] = in[i, j + L - 1 - i].
 
-    Row i of the result starts L - 1 - i entries into row i of the input; in the flattened rows consecutive starts lie
-    K - 1 apart, so the result is a view. Entries of future keys (j > i + M) come from the next row and must be masked.
+    Column j' of the input belongs to distance K - 1 - j'; the last column is padding. Row i of the result starts L - 1 - i
+    entries into row i of the input, so in the flattened rows consecutive starts lie K apart and the result is a view.
+    Entries of future keys (j > i + M) are those of other rows and must be masked.
     """
-    _, n_query, n_key = scores.shape
-    return scores.flatten(1)[:, n_query - 1 :].unfold(1, n_key, n_key - 1)
+    n_rows, n_query, n_padded = scores.shape
+    n_key = n_padded - 1
+    first = n_query - 1
+    return scores.flatten(1)[:, first : first + n_query * n_key].view(n_rows, n_query, n_key)

@@ -124,7 +124,9 @@ class DEQTransformerLM(nn.Module):
 
     def _empty_memory(self, n_batch: int) -> Memory:
         like = self.inject_conv.weight
-        return Memory(like.new_zeros(n_batch, 0, self.config.d_model), like.new_zeros(n_batch, 0, 3 * self.config.d_model))
+        return Memory(
+            like.new_zeros(n_batch, 0, self.config.d_model), like.new_zeros(n_batch, 0, 3 * self.config.d_model)
+        )
 
     def _remember(self, memory: Memory, z: Tensor, injection: Tensor) -> Memory:
         """The last mem_len positions of [memory; z] and of u, detached."""

@@ -54,6 +54,6 @@ class PositionwiseFeedForward(nn.Module):
     def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:
         """x (B, L, D) -> (B, L, D), before dropout and residual."""
         inner = F.linear(x, context.weight_in, context.bias_in)
-        if context.inner_mask is not None:
-            inner = inner.mul_(context.inner_mask)  # a mask is never negative, so it may go before the relu
-        return F.linear(F.relu_(inner), context.weight_out, context.bias_out)
+        # A mask is never negative, so it may go before the relu, which then works in place.
+        inner = F.relu(inner) if context.inner_mask is None else F.relu_(inner * context.inner_mask)
+        return F.linear(inner, context.weight_out, context.bias_out)
