@@ -1,4 +1,4 @@
-"""Time of a training step (forward and backward, no optimizer step) and of an evaluation step, with fixed solver counts.
+"""Time of a training step (forward and backward, no optimizer step) and of an evaluation step.
 
 Every solve takes all its steps (eps 0). Printed: the median time per step, the share of it spent inside f and its
 vector-Jacobian products, and the time in units of the machine's own float32 matrix-product rate (2048³, measured in

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 def variational_mask(shape: tuple[int, ...], p: float, like: Tensor, *, training: bool) -> Tensor | None:
     """A dropout mask with entries 0 (probability p) or 1 / (1 - p), or None where nothing is dropped.
 
-    The caller chooses what shares an entry by giving that dimension size 1; a mask for (B, L, D) that is the same at all
-    positions has shape (B, 1, D). Dtype and device are those of `like`.
+    The caller chooses what shares an entry by giving that dimension size 1; a mask for (B, L, D) that is the same at
+    all positions has shape (B, 1, D). Dtype and device are those of `like`.
 
     Source: Gal and Ghahramani, arXiv 1512.05287.
     """

@@ -5,8 +5,8 @@ m stored columns of a history. Residual g(z) = f(z) - z.
 
 Every solver takes full steps, keeps the iterate of lowest residual, and returns a `SolverResult`: the value, why the
 solver stopped, and one residual per evaluation of f. `modules.tracker.Tracker` owns the norms, the traces, the best
-iterate and the stop rule, so that a solver's body reads as the textbook iteration. The solvers run in whatever grad mode
-they are called in; `modules.deq.DEQModule` calls them without gradients.
+iterate and the stop rule, so that a solver's body reads as the textbook iteration. The solvers run in whatever grad
+mode they are called in; `modules.deq.DEQModule` calls them without gradients.
 """
 
 from __future__ import annotations

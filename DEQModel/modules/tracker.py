@@ -1,4 +1,4 @@
-"""What a fixed-point solve returns, and the bookkeeping that all solvers share: norms, traces, best iterate, stop rule."""
+"""What a fixed-point solve returns, and the bookkeeping of all solvers: norms, traces, best iterate, stop rule."""
 
 from __future__ import annotations
 

@@ -128,8 +128,9 @@ class RelativeAttention(nn.Module):
 def relative_shift(scores: Tensor) -> Tensor:
     """Scores by distance to scores by key: (N, L, K + 1) -> (N, L, K), out[i, j] = in[i, j + L - 1 - i].
 
-    Column j' of the input belongs to distance K - 1 - j'; the last column is padding. Row i of the result starts L - 1 - i
-    entries into row i of the input, so in the flattened rows consecutive starts lie K apart and the result is a view.
+    Column j' of the input belongs to distance K - 1 - j'; the last column is padding. Row i of the result starts
+    L - 1 - i entries into row i of the input, so in the flattened rows consecutive starts lie K apart and the result is
+    a view.
     Entries of future keys (j > i + M) are those of other rows and must be masked.
     """
     n_rows, n_query, n_padded = scores.shape

@@ -1,0 +1,185 @@
+"""Corpora and the batches that are cut from them.
+
+Shapes: N tokens of a split, B sequences, T = N // B tokens of each, L tokens of a segment.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.token_cache import cached_corpus
+from utils.vocabulary import Vocab, VocabularyRule
+
+SPLITS = ("train", "valid", "test")
+DATASETS = {
+    "wt103": VocabularyRule(counted=("train",)),
+    "wt2": VocabularyRule(counted=SPLITS),
+    "ptb": VocabularyRule(counted=SPLITS, lower_case=True),
+    "ptb_char": VocabularyRule(counted=SPLITS),  # characters with blanks between them, `_` for a blank
+    "text": VocabularyRule(counted=("train",)),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A vocabulary, and the ids of three texts, (N,) int32, read-only memory maps."""
+
+    vocab: Vocab
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def load(cls, folder: str | Path, dataset: str, *, progress: bool = True) -> "Corpus":
+        """Read `train.txt`, `valid.txt` and `test.txt` of a folder, or what an earlier start made of them.
+
+        Args:
+            folder: where the texts are.
+            dataset: a key of `DATASETS`, the rule by which words are read and numbered.
+            progress: show a progress bar while encoding.
+
+        Raises:
+            UserError: an unknown dataset; a file that is missing, empty, or not UTF-8; a word outside the
+                vocabulary where there is no `<unk>`.
+        """
+        if dataset not in DATASETS:
+            raise UserError(f"--dataset {dataset}: no such dataset; choose one of {', '.join(DATASETS)}")
+        folder = Path(folder)
+        texts = _find_texts(folder, archive="demo" if dataset == "text" else dataset)
+        encoded = cached_corpus(folder, dataset, DATASETS[dataset], texts, progress=progress)
+        return cls(encoded.vocab, **encoded.ids)
+
+
+def _find_texts(folder: Path, archive: str) -> dict[str, Path]:
+    remedy = f"put the three texts there, or get them with: bash get_data.sh {archive}"
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: there is no such folder; {remedy}")
+    texts = {split: folder / f"{split}.txt" for split in SPLITS}
+    for path in texts.values():
+        if not path.is_file():
+            raise UserError(f"--data {folder}: {path.name} is missing; {remedy}")
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path}: the file cannot be read; change its permissions")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the file is empty; {remedy}")
+    return texts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A segment of B sequences, and what follows each of its tokens.
+
+    Args:
+        tokens: (L, B) int64.
+        targets: (L, B) int64, the tokens one step later.
+        start: position in the (T, B) stream of the first token.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    start: int
+
+
+class _Stream:
+    """(N,) ids as B sequences of T consecutive tokens each; what does not fill the last row is left out."""
+
+    def __init__(self, ids: np.ndarray, batch_size: int, least: int, device: torch.device | str):
+        self.length = len(ids) // batch_size  # T
+        if self.length < least:
+            raise UserError(
+                f"--batch_size {batch_size}: {len(ids)} tokens of text are too few for {batch_size} sequences"
+                f" of {least} or more; pass a smaller batch size or use a longer text"
+            )
+        self.rows = ids[: self.length * batch_size].reshape(
+            batch_size, self.length
+        )  # a view: nothing is read
+        self.device = torch.device(device)
+
+    def segment(self, start: int, length: int) -> Batch:
+        """Up to `length` positions from `start`, fewer where the stream ends."""
+        rows = self.rows[:, start : start + length + 1]  # (B, L + 1)
+        columns = torch.from_numpy(rows.T.astype(np.int64, order="C"))  # (L + 1, B)
+        if self.device.type == "cuda":
+            columns = columns.pin_memory()  # only a copy from pinned memory runs beside the computation
+        columns = columns.to(self.device, non_blocking=True)
+        return Batch(tokens=columns[:-1], targets=columns[1:], start=start)
+
+
+class OrderedBatches:
+    """A text in consecutive segments of `tgt_len` tokens, the last one shorter. Every iteration starts over.
+
+    Args:
+        ids: (N,) integer tokens.
+        batch_size: B, the number of sequences.
+        tgt_len: L, tokens of a segment.
+        device: where the batches go.
+
+    Raises:
+        UserError: fewer than 2 tokens a sequence.
+    """
+
+    def __init__(self, ids: np.ndarray, batch_size: int, tgt_len: int, *, device: torch.device | str = "cpu"):
+        self.stream = _Stream(ids, batch_size, 2, device)
+        self.tgt_len = tgt_len
+        self.n_targets = batch_size * (self.stream.length - 1)
+
+    def __len__(self) -> int:
+        return -(-(self.stream.length - 1) // self.tgt_len)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.from_position(0)
+
+    def from_position(self, start: int) -> Iterator[Batch]:
+        """The segments from position `start` of the stream on."""
+        for position in range(start, self.stream.length - 1, self.tgt_len):
+            yield self.stream.segment(position, self.tgt_len)
+
+
+class VariableLengthBatches:
+    """A text in consecutive segments of random length, about `tgt_len`.
+
+    L = min(tgt_len + 15, max(5, int(x))), x ~ N(base, 5), base = tgt_len with probability 0.95, else tgt_len / 2.
+    Ends when fewer than 2 tokens are left to predict. A length is drawn just before its segment is cut, so the
+    generator's state and a position are all that it takes to go on from a segment.
+
+    Args:
+        ids, batch_size, device: as for `OrderedBatches`.
+        tgt_len: the usual length of a segment, tokens.
+        rng: numpy's legacy generator, which draws the lengths: one uniform number, then one normal.
+
+    Raises:
+        UserError: fewer than 3 tokens a sequence.
+    """
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        tgt_len: int,
+        rng: np.random.RandomState,
+        *,
+        device: torch.device | str = "cpu",
+    ):
+        self.stream = _Stream(ids, batch_size, 3, device)
+        self.tgt_len = tgt_len
+        self.rng = rng
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.from_position(0)
+
+    def from_position(self, start: int) -> Iterator[Batch]:
+        """The segments from position `start` of the stream on, with newly drawn lengths."""
+        while self.stream.length - 1 - start >= 2:
+            batch = self.stream.segment(start, self._draw_length())
+            yield batch
+            start += len(batch.tokens)
+
+    def _draw_length(self) -> int:
+        base = self.tgt_len if self.rng.random_sample() < 0.95 else self.tgt_len / 2
+        return min(self.tgt_len + 15, max(5, int(self.rng.normal(base, 5))))

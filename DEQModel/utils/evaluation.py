@@ -1,0 +1,195 @@
+"""Perplexity of a model on a split, with all that the number depends on, and that of a unigram model."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.progress import progress_bar
+from utils.settings import Settings
+from utils.solve_statistics import SolveStatistics
+
+EVAL_ROWS = 4  # rows in which a split is read; the perplexity depends on it through the rows' beginnings
+COUNT_BLOCK = 1 << 22  # tokens
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss in nats per token); infinite where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """A split's loss and everything that the number depends on.
+
+    Attributes:
+        split: valid or test.
+        loss: mean nll, nats per token.
+        n_tokens: tokens scored: all but the first of each row.
+        n_segments: segments read, each of `segment` tokens in `rows` rows.
+        memory: length of the memory.
+        shallow: applications of the cell, None for an equilibrium.
+        solver, threshold, eps, stop_mode, stop_scope: of the forward solve.
+        steps, evaluations, residual: means over the solves, None where shallow.
+        stopped: reason -> share of the solves.
+        seconds: time taken.
+    """
+
+    split: str
+    loss: float
+    n_tokens: int
+    n_segments: int
+    rows: int
+    segment: int
+    memory: int
+    shallow: int | None
+    solver: str
+    threshold: int
+    eps: float
+    stop_mode: str
+    stop_scope: str
+    steps: float | None
+    evaluations: float | None
+    residual: float | None
+    stopped: dict[str, float]
+    seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return perplexity(self.loss)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens scored per second."""
+        return self.n_tokens / max(self.seconds, 1e-9)
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that change from one validation to the next, by the names of their curves."""
+        values = {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "tokens_per_second": self.tokens_per_second,
+            "steps": self.steps,
+            "evaluations": self.evaluations,
+            "residual": self.residual,
+            **{f"stopped/{reason}": share for reason, share in self.stopped.items()},
+        }
+        return {f"{self.split}/{name}": value for name, value in values.items() if value is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for a file."""
+        derived = {"perplexity": self.perplexity, "tokens_per_second": self.tokens_per_second}
+        return {**dataclasses.asdict(self), **derived}
+
+    def __str__(self) -> str:
+        bits = self.loss / math.log(2)
+        return "\n".join(
+            [
+                f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) "
+                f"per token",
+                f"    {self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of "
+                f"{self.segment}, memory {self.memory}",
+                f"    {self._how_solved()}",
+                f"    {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
+            ]
+        )
+
+    def _how_solved(self) -> str:
+        if self.shallow is not None:
+            return f"shallow: {self.shallow} applications of the cell"
+        stopped = ", ".join(f"{share:.0%} {reason}" for reason, share in self.stopped.items() if share > 0)
+        return (
+            f"{self.solver}, threshold {self.threshold}, eps {self.eps:g}, stop mode {self.stop_mode}, stop scope "
+            f"{self.stop_scope}: on average {self.steps:.1f} steps, {self.evaluations:.1f} evaluations, residual "
+            f"{self.residual:.2e}; stopped: {stopped}"
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Collection, split: str, settings: Settings, *, n_layer: int | None
+) -> EvaluationReport:
+    """Loss of `model` on a split: Σ nll / number of targets, segment after segment with the memory carried over.
+
+    Draws no random numbers, and leaves the model in the mode it was in.
+
+    Args:
+        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`.
+        batches: the split's segments in order, each with `tokens` and `targets` (L, B).
+        split: its name, for the report.
+        settings: `max_eval_steps` limits the segments; the rest goes into the report.
+        n_layer: applications of the cell; None for the equilibrium.
+    """
+    n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
+    was_training = model.training
+    model.eval()
+    start = time.perf_counter()
+    total, n_tokens, memory, solves = 0.0, 0, None, SolveStatistics()
+    with progress_bar(n_segments, split) as bar:
+        for batch in islice(batches, n_segments):
+            output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
+            memory = output.memory
+            total = total + output.nll.sum(dtype=torch.float64)
+            n_tokens += batch.targets.numel()
+            if output.solve is not None:
+                solves.add(output.solve.forward)
+            if bar.update():
+                speed = n_tokens / (time.perf_counter() - start)
+                bar.set_postfix_str(_bar_text(float(total) / n_tokens, speed, solves))
+    loss = float(total) / n_tokens
+    model.train(was_training)
+    solved = solves.n_solves > 0
+    return EvaluationReport(
+        split=split,
+        loss=loss,
+        n_tokens=n_tokens,
+        n_segments=n_segments,
+        rows=EVAL_ROWS,
+        segment=settings.eval_tgt_len,
+        memory=settings.mem_len,
+        shallow=n_layer,
+        solver=settings.solver,
+        threshold=settings.f_thres,
+        eps=settings.f_eps,
+        stop_mode=settings.stop_mode,
+        stop_scope=settings.stop_scope,
+        steps=solves.mean_steps if solved else None,
+        evaluations=solves.mean_evals if solved else None,
+        residual=solves.mean_residual if solved else None,
+        stopped={reason.name.lower(): share for reason, share in solves.shares().items()} if solved else {},
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _bar_text(loss: float, speed: float, solves: SolveStatistics) -> str:
+    text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {speed:,.0f} tokens/s"
+    return f"{text}, {solves}" if solves.n_solves else text
+
+
+def unigram_counts(ids: np.ndarray, n_token: int) -> np.ndarray:
+    """How often each word occurs: (N,) ids -> (V,) int64. Counted in blocks, as `ids` may be a large file's map."""
+    blocks = (ids[i : i + COUNT_BLOCK] for i in range(0, len(ids), COUNT_BLOCK))
+    return sum((np.bincount(block, minlength=n_token) for block in blocks), np.zeros(n_token, dtype=np.int64))
+
+
+def unigram_perplexity(train: np.ndarray, split: np.ndarray, n_token: int) -> float:
+    """Perplexity on `split` of the unigram model of `train`, p(w) = (count of w + 1) / (N + V).
+
+    Args:
+        train: (N,) token ids the model is estimated on.
+        split: token ids it scores.
+        n_token: V, number of words.
+    """
+    log_p = np.log(unigram_counts(train, n_token) + 1.0) - math.log(len(train) + n_token)
+    return perplexity(-float(unigram_counts(split, n_token) @ log_p) / len(split))

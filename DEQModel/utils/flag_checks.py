@@ -1,0 +1,128 @@
+"""What settings must satisfy before anything is loaded or built, in one place."""
+
+import dataclasses
+import math
+import re
+
+import torch
+
+from utils.errors import UserError
+from utils.settings import NO_NAME, Flag, Settings, flags_of
+
+PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0]+")
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that make no sense, alone or together.
+
+    Raises:
+        UserError: one line with the flag, its value and the remedy.
+    """
+    flags = flags_of(settings)
+    for name, value in dataclasses.asdict(settings).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                _check_range(flags[name], name, number)
+    _check_model(settings)
+    _check_run(settings)
+
+
+def _check_range(flag: Flag, name: str, value: float) -> None:
+    if value == flag.besides:
+        return
+    fits = (
+        math.isfinite(value)
+        and (flag.least is None or value >= flag.least)
+        and (flag.above is None or value > flag.above)
+        and (flag.below is None or value < flag.below)
+    )
+    if not fits:
+        raise UserError(f"{flag.option(name)} is {value}: pass {_range_in_words(flag)}")
+
+
+def _range_in_words(flag: Flag) -> str:
+    parts = [
+        f"of at least {flag.least}" if flag.least is not None else "",
+        f"above {flag.above}" if flag.above is not None else "",
+        f"below {flag.below}" if flag.below is not None else "",
+    ]
+    words = "a finite number " + " and ".join(part for part in parts if part)
+    return words.strip() + (f", or {flag.besides}" if flag.besides is not None else "")
+
+
+def _check_model(settings: Settings) -> None:
+    width = settings.n_head * settings.d_head
+    if width != settings.d_model:
+        raise UserError(
+            f"--n_head {settings.n_head} times --d_head {settings.d_head} is {width}, not --d_model "
+            f"{settings.d_model}: make the product equal to --d_model"
+        )
+    if settings.attn_type != 0:
+        raise UserError(f"--attn_type is {settings.attn_type}: only 0 (relative positions) exists, leave it out")
+    if settings.cutoffs is not None and not settings.adaptive:
+        given = " ".join(map(str, settings.cutoffs))
+        raise UserError(f"--cutoffs {given} has no effect without --adaptive: add --adaptive or leave it out")
+
+
+def _check_run(settings: Settings) -> None:
+    if settings.batch_chunk > settings.batch_size:
+        raise UserError(
+            f"--batch_chunk {settings.batch_chunk} is more than --batch_size {settings.batch_size}: "
+            "a chunk needs at least one sequence"
+        )
+    if settings.cuda and not torch.cuda.is_available():
+        raise UserError(
+            "--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU, or install a driver and a "
+            "CUDA build of PyTorch"
+        )
+    _check_weights_source(settings)
+    if not settings.eval and settings.start_train_steps >= settings.max_step:
+        raise UserError(
+            f"--start_train_steps {settings.start_train_steps} leaves nothing to train with --max_step "
+            f"{settings.max_step}: raise --max_step or pass --eval"
+        )
+    if settings.name != NO_NAME and not PLAIN_NAME.fullmatch(settings.name):
+        raise UserError(f"--name is {settings.name!r}: pass a plain folder name, without slashes")
+
+
+def _check_weights_source(settings: Settings) -> None:
+    if settings.eval and not (settings.load or settings.restart_dir):
+        raise UserError("--eval has nothing to evaluate: pass --load FILE.pkl or --restart_dir FOLDER")
+    if settings.restart and not settings.restart_dir:
+        raise UserError("--restart needs --restart_dir: pass the folder of the run to start from")
+    if settings.restart_dir and not (settings.restart or settings.eval):
+        raise UserError(
+            f"--restart_dir {settings.restart_dir} does nothing without --restart or --eval: add one of them"
+        )
+    if settings.load and settings.restart_dir:
+        raise UserError(f"--load {settings.load} and --restart_dir {settings.restart_dir} both name weights: pass one")
+
+
+def notes(settings: Settings, n_gpus: int) -> list[str]:
+    """Remarks on settings that are allowed but do not do all that their names promise here.
+
+    Args:
+        n_gpus: number of GPUs that PyTorch sees.
+    """
+    remarks = []
+    if settings.multi_gpu:
+        device = "one GPU" if settings.cuda else "the CPU"
+        remarks.append(f"note: --multi_gpu: {_why_one_device(settings, n_gpus)}, so this run uses {device}")
+    if settings.gpu0_bsz != -1:
+        remarks.append(f"note: --gpu0_bsz {settings.gpu0_bsz} is ignored: it means something only on several GPUs")
+    if n_gpus and not settings.cuda:
+        remarks.append("note: there is a GPU; --cuda would use it")
+    if settings.restart and not settings.eval:
+        remarks.append(
+            f"note: --restart takes the weights of {settings.restart_dir}; optimizer, learning rate and the "
+            "position in the data start anew"
+        )
+    return remarks
+
+
+def _why_one_device(settings: Settings, n_gpus: int) -> str:
+    if n_gpus == 0:
+        return "PyTorch sees no GPU"
+    if not settings.cuda:
+        return "--cuda is not given"
+    return "there is a single GPU" if n_gpus == 1 else f"training on all {n_gpus} GPUs does not exist yet"

@@ -1,0 +1,73 @@
+"""The learning rate as a function of the step, and its fall when validation stops improving."""
+
+import math
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of the update that follows `step` updates.
+
+        step < warmup_step        lr * step / warmup_step
+        cosine                    eta_min + (lr - eta_min) (1 + cos(pi * step / max_step)) / 2
+        inv_sqrt                  lr * step**-0.5
+        constant, dev_perf        lr
+
+    The cosine counts from step 0, not from the end of the warm-up; inv_sqrt warms up with
+    lr * step / warmup_step**1.5, so that it meets its fall. The very first update (step 0) has the rate of
+    step 1 while the rate warms up: update 1 uses lr / warmup_step, neither the full rate nor none at all.
+
+    Args:
+        kind: cosine, inv_sqrt, constant or dev_perf (whose `lr` a `Plateau` lowers).
+        lr: highest rate (inv_sqrt: factor).
+        warmup_step: steps of linear warm-up.
+        max_step: step at which the cosine reaches eta_min; it stays there.
+        eta_min: last rate of the cosine.
+
+    Source: cosine, Loshchilov and Hutter, arXiv 1608.03983; inv_sqrt, Vaswani et al., arXiv 1706.03762, §5.3.
+    """
+
+    kind: str
+    lr: float
+    warmup_step: int = 0
+    max_step: int = 1
+    eta_min: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        """The rate after `step` updates, for the next one."""
+        warming = max(step, 1)
+        if self.kind == "inv_sqrt":
+            return self.lr * (warming**-0.5 if step > self.warmup_step else self._inv_sqrt_warmup(warming))
+        if step < self.warmup_step:
+            return self.lr * warming / self.warmup_step
+        if self.kind == "cosine":
+            share = min(step / self.max_step, 1.0)
+            return self.eta_min + (self.lr - self.eta_min) * (1 + math.cos(math.pi * share)) / 2
+        return self.lr
+
+    def _inv_sqrt_warmup(self, step: int) -> float:
+        return step / self.warmup_step**1.5 if self.warmup_step else 1.0
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The dev_perf rate: multiplied by `decay_rate` after more than `patience` validations without progress.
+
+    Progress is a loss below the best one by more than 1e-4 of it. The rate never falls below `lr_min`.
+    A value, not a process: `after(loss)` returns the state that follows, so that a run can be saved.
+    """
+
+    lr: float
+    decay_rate: float
+    lr_min: float
+    patience: int
+    best: float = math.inf
+    bad: int = 0
+
+    def after(self, loss: float) -> "Plateau":
+        """The state after a validation with this loss (nats per token)."""
+        if loss < self.best * (1 - 1e-4):
+            return replace(self, best=loss, bad=0)
+        if self.bad < self.patience:
+            return replace(self, bad=self.bad + 1)
+        return replace(self, lr=min(self.lr, max(self.lr * self.decay_rate, self.lr_min)), bad=0)

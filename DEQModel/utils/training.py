@@ -1,0 +1,243 @@
+"""The training loop: updates, log lines, validations, and the best model so far.
+
+Shapes: L tokens of a segment, B sequences of a batch.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoints import load_into, load_state_dict, save_state_dict
+from utils.errors import UserError
+from utils.evaluation import EvaluationReport, evaluate, perplexity
+from utils.experiment import WEIGHTS_FILE, Experiment
+from utils.optimization import clip, clipped_parameters, make_optimizer, set_rate
+from utils.progress import progress_bar
+from utils.schedule import Plateau, Schedule
+from utils.settings import Settings
+from utils.solve_statistics import SolveStatistics
+
+
+@dataclass
+class Window:
+    """Sums over the updates since the last log line, and the last one's learning rate."""
+
+    lr: float = 0.0
+    updates: int = 0
+    tokens: int = 0
+    nll: float = 0.0
+    norms: float = 0.0
+    seconds: float = 0.0
+    forward: SolveStatistics = field(default_factory=SolveStatistics)
+    backward: SolveStatistics = field(default_factory=SolveStatistics)
+
+    def scalars(self) -> dict[str, float]:
+        """The means, by the names of their curves."""
+        loss = self.nll / self.tokens
+        return {
+            "train/loss": loss,
+            "train/perplexity": perplexity(loss),
+            "train/lr": self.lr,
+            "train/gradient_norm": self.norms / self.updates,
+            "train/tokens_per_second": self.tokens / self.seconds,
+            **self.forward.scalars("forward"),
+            **self.backward.scalars("backward"),
+        }
+
+    def text(self) -> str:
+        """The means in a line."""
+        loss = self.nll / self.tokens
+        parts = [
+            f"lr {self.lr:.3g}",
+            f"loss {loss:.3f}",
+            f"ppl {perplexity(loss):.2f}",
+            f"gradient {self.norms / self.updates:.3g}",
+            f"{1000 * self.seconds / self.updates:.0f} ms/step",
+            f"{self.tokens / self.seconds:,.0f} tokens/s",
+        ]
+        for name, solves in (("forward", self.forward), ("backward", self.backward)):
+            if solves.n_solves:
+                parts.append(f"{name} {solves}")
+        return " | ".join(parts)
+
+
+class Trainer:
+    """Trains a language model: loss mean → backward → clip → optimizer → step + 1 → learning rate.
+
+    Args:
+        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`;
+            its embedding is `word_emb`.
+        settings: of the run.
+        batches: an epoch of segments with `tokens` and `targets` (L, B); every iteration is another epoch.
+        validation: the validation split's segments.
+        experiment: where messages and curves go, and in whose folder the best model is kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        batches: Iterable,
+        validation: Collection,
+        experiment: Experiment,
+    ):
+        self.model, self.settings, self.experiment = model, settings, experiment
+        self.batches, self.validation = batches, validation
+        self.step, self.epoch = settings.start_train_steps, 1
+        self.seconds, self.tokens = 0.0, 0  # spent on updates, validations apart
+        self.schedule = Schedule(
+            settings.scheduler, settings.lr, settings.warmup_step, settings.max_step, settings.eta_min
+        )
+        self.plateau = Plateau(settings.lr, settings.decay_rate, settings.lr_min, settings.patience)
+        self.optimizer = make_optimizer(model.parameters(), settings, self.lr)
+        self.clipped = clipped_parameters(model, embeddings=not settings.clip_nonemb)
+        self.memory: list = []
+        self.window = Window()
+        self.best: EvaluationReport | None = None  # of the stage that the run is in
+        self.best_state: dict[str, Tensor] | None = None  # where there is no folder for it
+        self.after_shallow: EvaluationReport | None = None
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        return self.schedule(self.step)
+
+    def train(self) -> None:
+        """Make all updates, validating at intervals, at the end of the shallow stage and at the end.
+
+        Raises:
+            UserError: the loss or the gradient is not finite.
+        """
+        last = self.settings.max_step
+        self.model.train()
+        with progress_bar(last, "train", initial=self.step, keep=True) as bar:
+            while self.step < last:
+                self.memory = [None] * self.settings.batch_chunk
+                for batch in self.batches:
+                    self._timed_update(batch)
+                    if bar.update():
+                        bar.set_postfix_str(self.window.text())
+                    self._at_intervals()
+                    if self.step >= last:
+                        return
+                self.epoch += 1
+
+    def _at_intervals(self) -> None:
+        settings, last = self.settings, self.step == self.settings.max_step
+        if last or self.step % settings.log_interval == 0:
+            self._log()
+        if last or self._shallow_stage_ends() or self.step % settings.eval_interval == 0:
+            self.validate()
+
+    def _shallow_stage_ends(self) -> bool:
+        return self.step == self.settings.pretrain_steps and self.step > self.settings.start_train_steps
+
+    def _timed_update(self, batch) -> None:
+        start = time.perf_counter()
+        self.window.lr = self.lr
+        loss, norm = self.update(batch)
+        seconds, tokens = time.perf_counter() - start, batch.targets.numel()
+        self.seconds += seconds
+        self.tokens += tokens
+        self.window.seconds += seconds
+        self.window.tokens += tokens
+        self.window.updates += 1
+        self.window.nll += loss * tokens
+        self.window.norms += norm
+
+    def update(self, batch) -> tuple[float, float]:
+        """One update on a batch of (L, B) tokens and targets.
+
+        The rows may be computed in chunks one after the other, each weighted by its share of the rows and with
+        its own memory, so that their sum is the gradient of the undivided batch.
+
+        Returns:
+            The loss (mean nll, nats per token) and the norm of its gradient before clipping.
+
+        Raises:
+            UserError: either is not finite; the weights are as they were.
+        """
+        n_layer = self.settings.shallow_layers(self.step)
+        n_chunks, n_rows = self.settings.batch_chunk, batch.tokens.shape[1]
+        chunks = zip(batch.tokens.tensor_split(n_chunks, 1), batch.targets.tensor_split(n_chunks, 1), strict=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for i, (tokens, targets) in enumerate(chunks):
+            output = self.model(tokens, targets, self.memory[i], n_layer=n_layer)
+            self.memory[i] = output.memory
+            loss = output.nll.mean() * (tokens.shape[1] / n_rows)
+            loss.backward()
+            losses.append(loss.detach())
+            if output.solve is not None:
+                self.window.forward.add(output.solve.forward)
+                self.window.backward.add(output.solve.backward)
+        norm = clip(self.clipped, self.settings.clip)
+        # The host waits here, once: an update that is not finite must never reach the weights.
+        loss, norm = torch.stack([sum(losses), norm]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"step {self.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}; the weights have "
+                "been left as they were: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
+            )
+        self.optimizer.step()
+        self.step += 1
+        set_rate(self.optimizer, self.lr)
+        return loss, norm
+
+    def _log(self) -> None:
+        text = f"epoch {self.epoch} | step {self.step} | {self.window.text()}"
+        self.experiment.log(text, routine=True)
+        self.experiment.scalars(self.window.scalars(), self.step)
+        self.window = Window()
+
+    def validate(self) -> EvaluationReport:
+        """Validate in the stage of the last update, and keep the model when it is the best of that stage so far.
+
+        A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
+        equilibrium stage the search for the best model starts again.
+        """
+        n_layer = self.settings.shallow_layers(self.step - 1)
+        report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer)
+        self.experiment.log(f"step {self.step} | {report}")
+        self.experiment.scalars(report.scalars(), self.step)
+        if self._shallow_stage_ends():
+            self.after_shallow = report
+            self.experiment.log(f"step {self.step} | end of shallow stage: perplexity {report.perplexity:.3f}")
+        if self.settings.scheduler == "dev_perf" and self.step >= self.settings.warmup_step:
+            self.plateau = self.plateau.after(report.loss)
+            self.schedule = replace(self.schedule, lr=self.plateau.lr)
+            set_rate(self.optimizer, self.lr)
+        if self._is_best(report):
+            self._keep(report)
+        return report
+
+    def _is_best(self, report: EvaluationReport) -> bool:
+        best = self.best
+        return best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss
+
+    def _keep(self, report: EvaluationReport) -> None:
+        self.best = report
+        if self.experiment.folder is None:
+            self.best_state = copy.deepcopy(self.model.state_dict())
+        else:
+            save_state_dict(self.model, self.experiment.folder / WEIGHTS_FILE)
+
+    def summary(self) -> dict[str, float]:
+        """What the updates took: their number, tokens, seconds (validations apart) and tokens per second."""
+        return {
+            "updates": self.step - self.settings.start_train_steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
+        }
+
+    def restore_best(self) -> EvaluationReport:
+        """Put the best model's weights back into the model; the report of its validation."""
+        path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
+        load_into(self.model, self.best_state or load_state_dict(path), path)
+        return self.best

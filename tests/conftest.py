@@ -1,0 +1,46 @@
+"""What tests of whole runs share."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, write_corpus
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads only wait for each other where tensors are tiny."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Path:
+    """A folder with two corpora; runs go below it."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_corpus(folder / "corpus")
+    write_corpus(folder / "other", n_words=30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(place) -> Callable[[str], Outcome]:
+    """Runs the script with a tiny model and these further flags; a run that was made before is not made again."""
+
+    @functools.cache
+    def cached(further: str = "") -> Outcome:
+        further = further.replace("{place}", str(place))
+        base = f"--data {place}/corpus --dataset text --work_dir {place}/LM- {MODEL} {LENGTHS} {COURSE}"
+        return call(f"{base} {further}")
+
+    return cached
+
+
+@pytest.fixture(scope="session")
+def weights_file(run) -> str:
+    """A model that was trained a little."""
+    return str(run("--max_step 8").folder / "model_state_dict.pkl")

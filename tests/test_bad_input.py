@@ -1,0 +1,193 @@
+"""Every mistake of a user: one line that names it, status 2, no traceback, and no run folder left behind."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import COURSE, LENGTHS, MODEL, call, write_corpus
+
+SCRIPT = Path(__file__).parent.parent / "DEQModel" / "train_transformer.py"
+
+
+@pytest.fixture
+def refused(tmp_path) -> Callable[[str], str]:
+    """Calls the script with a tiny model and further flags, and returns the one line of its refusal."""
+    write_corpus(tmp_path / "corpus")
+
+    def call_refused(further: str) -> str:
+        base = f"--data {tmp_path}/corpus --dataset text --work_dir {tmp_path}/LM- {MODEL} {LENGTHS} {COURSE}"
+        outcome = call(f"{base} {further.replace('{place}', str(tmp_path))}")
+        assert outcome.status == 2, outcome.err
+        assert outcome.out == ""
+        assert not list(tmp_path.glob("LM-*")), "a run folder was left behind"
+        *progress, last = outcome.err.splitlines()
+        assert all(line.startswith("encoding ") for line in progress), outcome.err
+        assert last.startswith("train_transformer.py: error: ")
+        return last.removeprefix("train_transformer.py: error: ")
+
+    return call_refused
+
+
+FLAGS = [
+    # further flags; parts of the message: flag, value, remedy
+    ("--solver newton", ["--solver", "'newton'", "anderson", "broyden"]),
+    ("--stop_mode both", ["--stop_mode", "'both'", "rel", "abs"]),
+    ("--stop_scope row", ["--stop_scope", "'row'", "batch"]),
+    ("--out_dropout word", ["--out_dropout", "'word'", "position", "channel"]),
+    ("--dataset enwik8", ["--dataset", "'enwik8'", "wt103", "text"]),
+    ("--optim Lion", ["--optim", "'Lion'", "RAdam"]),
+    ("--scheduler step", ["--scheduler", "'step'", "inv_sqrt"]),
+    ("--init zeros", ["--init", "'zeros'", "normal", "uniform"]),
+    ("--emb_init zeros", ["--emb_init", "'zeros'", "normal", "uniform"]),
+    ("--n_layer two", ["--n_layer", "'two'", "int"]),
+    ("--lr fast", ["--lr", "'fast'", "float"]),
+    ("--nonsense 3", ["unrecognized arguments", "--nonsense"]),
+    ("--pre", ["ambiguous option: --pre ", "--pre_lnorm", "--pretrain_steps"]),
+    ("--mem_len", ["--mem_len", "expected one argument"]),
+    ("--d_head 5", ["--n_head 2", "--d_head 5", "10", "--d_model 8", "product"]),
+    ("--d_head 3 --n_head 3 --d_model 9", ["--d_model is 9", "even"]),
+    ("--f_thres -1", ["--f_thres is -1", "at least 0"]),
+    ("--b_thres -3", ["--b_thres is -3", "at least 0"]),
+    ("--f_eps=-1e-3", ["--f_eps is -0.001", "at least 0"]),
+    ("--b_eps nan", ["--b_eps is nan", "finite"]),
+    ("--mem_len -1", ["--mem_len is -1", "at least 0"]),
+    ("--tgt_len 0", ["--tgt_len is 0", "at least 1"]),
+    ("--eval_tgt_len 0", ["--eval_tgt_len is 0", "at least 1"]),
+    ("--local_size -2", ["--local_size is -2", "at least 0"]),
+    ("--batch_size 0", ["--batch_size is 0", "at least 1"]),
+    ("--batch_chunk 0", ["--batch_chunk is 0", "at least 1"]),
+    ("--batch_chunk 5", ["--batch_chunk 5", "--batch_size 4", "at least one sequence"]),
+    ("--gpu0_bsz 0", ["--gpu0_bsz is 0", "at least 1, or -1"]),
+    ("--max_step 0", ["--max_step is 0", "at least 1"]),
+    ("--start_train_steps 4", ["--start_train_steps 4", "--max_step 4", "raise --max_step"]),
+    ("--pretrain_steps -1", ["--pretrain_steps is -1", "at least 0"]),
+    ("--warmup_step -1", ["--warmup_step is -1", "at least 0"]),
+    ("--max_eval_steps 0", ["--max_eval_steps is 0", "at least 1, or -1"]),
+    ("--log-interval 0", ["--log-interval is 0", "at least 1"]),
+    ("--eval-interval 0", ["--eval-interval is 0", "at least 1"]),
+    ("--n_layer 0", ["--n_layer is 0", "at least 1"]),
+    ("--n_head 0", ["--n_head is 0", "at least 1"]),
+    ("--d_inner 0", ["--d_inner is 0", "at least 1"]),
+    ("--d_embed 0", ["--d_embed is 0", "at least 1, or -1"]),
+    ("--dropout 1", ["--dropout is 1", "at least 0 and below 1"]),
+    ("--dropatt=-0.1", ["--dropatt is -0.1", "at least 0 and below 1"]),
+    ("--lr 0", ["--lr is 0", "above 0"]),
+    ("--lr inf", ["--lr is inf", "finite"]),
+    ("--clip 0", ["--clip is 0", "above 0"]),
+    ("--decay_rate 1.5", ["--decay_rate is 1.5", "above 0 and below 1"]),
+    ("--patience -1", ["--patience is -1", "at least 0"]),
+    ("--weight_decay nan", ["--weight_decay is nan", "finite"]),
+    ("--init_std=-1", ["--init_std is -1", "at least 0"]),
+    ("--seed -1", ["--seed is -1", "at least 0"]),
+    ("--attn_type 1", ["--attn_type is 1", "only 0"]),
+    ("--same_length --mem_len 0", ["--same_length", "--mem_len is 0", "above 0"]),
+    ("--eval", ["--eval", "nothing to evaluate", "--load", "--restart_dir"]),
+    ("--restart", ["--restart needs --restart_dir"]),
+    ("--restart_dir runs/x", ["--restart_dir runs/x", "--restart", "--eval"]),
+    ("--eval --load a.pkl --restart_dir runs/x", ["--load a.pkl", "--restart_dir runs/x", "pass one"]),
+    ("--name a/b", ["--name", "'a/b'", "plain folder name"]),
+    ("--name ..", ["--name", "'..'", "plain folder name"]),
+    ("--cutoffs 3 5", ["--cutoffs 3 5", "add --adaptive"]),
+    ("--adaptive", ["--adaptive", "--cutoffs", "--dataset text"]),
+    ("--adaptive --cutoffs 9 5", ["--cutoffs", "9 5", "rise"]),
+    ("--adaptive --cutoffs 5 5", ["--cutoffs", "5 5", "rise"]),
+    ("--adaptive --cutoffs 0 5", ["--cutoffs is 0", "at least 1"]),
+    ("--adaptive --cutoffs 5 25", ["--cutoffs", "5 25", "25 words"]),
+    ("--adaptive --cutoffs 5 10 --div_val 4", ["--div_val is 4", "--d_embed 8", "5 10"]),
+    ("--batch_size 500", ["--batch_size 500", "725 tokens", "smaller batch size"]),
+    ("--work_dir {place}/corpus/train.txt/", ["--work_dir", "cannot create", "pass a place"]),
+]
+
+
+@pytest.mark.parametrize(("further", "parts"), FLAGS, ids=[further for further, _ in FLAGS])
+def test_flag_is_refused(refused, further, parts):
+    message = refused(further)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(refused):
+    message = refused("--cuda")
+    assert "--cuda: " in message
+    assert "leave --cuda out" in message
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (lambda folder: (folder / "valid.txt").unlink(), ["--data", "valid.txt", "missing"]),
+        (lambda folder: (folder / "train.txt").write_text(""), ["train.txt", "empty"]),
+        (lambda folder: (folder / "test.txt").write_bytes(b"word1 \xff\xfe\n"), ["test.txt", "UTF-8"]),
+        (lambda folder: (folder / "valid.txt").write_text("word1\nword2 strange\n"), ["valid.txt", "2", "strange"]),
+        (lambda folder: (folder / "test.txt").write_text("word1\n"), ["2 tokens", "4 sequences"]),
+    ],
+    ids=["missing", "empty", "not UTF-8", "unknown word", "too short"],
+)
+def test_corpus_is_refused(refused, tmp_path, spoil, parts):
+    spoil(tmp_path / "corpus")
+    message = refused("")
+    for part in parts:
+        assert part in message
+
+
+def test_missing_corpus_is_refused(refused):
+    message = refused("--data {place}/nowhere")
+    assert "--data" in message
+    assert "nowhere" in message
+    assert "get_data.sh" in message
+
+
+class Hostile:
+    """Would make a folder if its pickle were run."""
+
+    def __init__(self, folder: Path):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_checkpoints_are_refused(refused, tmp_path):
+    trained = call(
+        f"--data {tmp_path}/corpus --dataset text --work_dir {tmp_path}/good- {MODEL} {LENGTHS} {COURSE} --max_step 1"
+    )
+    good = trained.folder / "model_state_dict.pkl"
+    cut, text, hostile = (tmp_path / name for name in ("cut.pkl", "text.pkl", "hostile.pkl"))
+    cut.write_bytes(good.read_bytes()[:3000])
+    text.write_text("no checkpoint")
+    with open(hostile, "wb") as file:
+        pickle.dump(Hostile(tmp_path / "ran"), file)
+
+    for path in (cut, text, hostile, tmp_path / "nowhere.pkl"):
+        assert str(path) in refused(f"--eval --load {path}")
+        assert str(path) in refused(f"--load {path}")
+    assert not (tmp_path / "ran").exists()
+    assert f"{tmp_path}/nowhere/model_state_dict.pkl" in refused("--eval --restart_dir {place}/nowhere")
+
+    for flags, parts in {
+        "--d_inner 12": ["--d_inner is 12", "--d_inner 16"],
+        "--n_head 4 --d_head 2": ["--n_head is 4", "--n_head 2", "--d_head is 2", "--d_head 4"],
+        "--d_model 16 --d_head 8": ["--d_model is 16", "--d_model 8"],
+        "--d_embed 4": ["--d_embed is 4", "--d_embed 8"],
+        "--wnorm": ["--wnorm"],
+        "--adaptive --cutoffs 5": ["--cutoffs are 5", "--adaptive"],
+        "--dataset ptb": ["13 words", "25"],
+    }.items():
+        message = refused(f"--eval --load {good} {flags}")
+        for part in [str(good), *parts]:
+            assert part in message
+
+
+def test_refusal_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--data", str(tmp_path), "--f_thres", "-1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("train_transformer.py: error: --f_thres is -1: pass ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

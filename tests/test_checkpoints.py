@@ -1,0 +1,382 @@
+"""Checkpoints: both generations and formats, files that are refused, settings read off shapes, atomic writing."""
+
+import os
+import pickle
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from utils.adaptive_embedding import AdaptiveEmbedding
+from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
+from utils.checkpoints import CheckpointSettings, check_settings, load_into, load_state_dict, save_state_dict
+from utils.errors import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+WNORM = CheckpointSettings(
+    n_token=97, d_model=24, n_head=3, d_head=8, d_inner=40, d_embed=24, wnorm=True, cutoffs=(20, 50), div_val=2
+)
+
+
+class RunsCode:
+    """A pickle of it runs a command when it is loaded the unsafe way."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.witness}'",)
+
+
+class Parts(nn.Module):
+    """The parts of a language model that may be tied."""
+
+    def __init__(self, tied):
+        super().__init__()
+        layout = (30, 8, 8, (5, 12), 2)
+        self.word_emb = AdaptiveEmbedding(*layout)
+        self.crit = ProjectedAdaptiveLogSoftmax(*layout)
+        if tied:
+            self.crit.tie(self.word_emb)
+
+
+def refused(path, *parts):
+    """The message that load_state_dict gives for `path`: one line with its name, `parts` and a remedy."""
+    with pytest.raises(UserError) as caught:
+        load_state_dict(path)
+    return checked(caught.value, str(path), "pass", *parts)
+
+
+def checked(error, *parts):
+    message = str(error)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+    return message
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert state[name].dtype == value.dtype
+        assert torch.equal(state[name], value), name
+
+
+@pytest.fixture
+def state():
+    return load_state_dict(GOLDEN / "model_wnorm.pkl")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.pkl"
+
+
+@pytest.mark.parametrize("name", ["wnorm", "plain", "divval1", "nocut"])
+def test_a_current_file_is_read_as_it_is(name):
+    path = GOLDEN / f"model_{name}.pkl"
+    assert_same(load_state_dict(path), torch.load(path, weights_only=True))
+
+
+def test_the_older_generation_becomes_the_current_one(state):
+    assert_same(load_state_dict(GOLDEN / "model_wnorm_2020_layout.pkl"), state)
+
+
+def test_the_older_generation_without_weight_norm(path):
+    current = load_state_dict(GOLDEN / "model_plain.pkl")
+    older = {}
+    for name, value in current.items():
+        if "_projs." in name:
+            name = name.removesuffix(".weight")
+        if "pos_ff" in name and name.endswith("weight"):
+            value = value.unsqueeze(2)
+        older[name] = value
+        if name.startswith("func."):
+            for copied in ("func_copy.", "deq.func.", "deq.func_copy.", "deqback.func."):
+                older[copied + name.removeprefix("func.")] = value + 1
+    torch.save(older, path)
+    assert_same(load_state_dict(path), current)
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_both_formats_with_cuda_storages_under_a_wrappers_names(state, path, zip_format, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save(wrapped, path, _use_new_zipfile_serialization=zip_format)
+    assert b"cuda:0" in path.read_bytes()
+    assert_same(load_state_dict(path), state)
+
+
+def test_nan_is_a_value(path):
+    torch.save({"weight": torch.tensor([float("nan"), 1.0])}, path)
+    assert load_state_dict(path)["weight"].isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("zip_format", [True, False, None], ids=["zip", "legacy", "bare pickle"])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, path, zip_format, protocol):
+    witness = tmp_path / "it ran"
+    payload = {"weight": torch.zeros(2), "more": RunsCode(witness)}
+    if zip_format is None:
+        path.write_bytes(pickle.dumps(RunsCode(witness), protocol=protocol))
+    else:
+        torch.save(payload, path, _use_new_zipfile_serialization=zip_format, pickle_protocol=protocol)
+    refused(path, *(["posix.system", "not run"] if protocol == 2 else []))
+    assert not witness.exists()
+    if zip_format is not None:
+        torch.load(path, weights_only=False)
+        assert witness.exists(), "the payload does not work, so this test shows nothing"
+
+
+def test_a_whole_pickled_module_is_refused(path):
+    torch.save(nn.Linear(2, 2), path)
+    refused(path, "torch.nn.modules.linear.Linear", "torch.save(model.state_dict(), FILE)")
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_file_cut_short_is_refused(state, path, zip_format, share):
+    torch.save(state, path, _use_new_zipfile_serialization=zip_format)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    refused(path, "cut short")
+
+
+@pytest.mark.parametrize("content", [b"hello world\n" * 10, b"PK\x03\x04" + bytes(99), bytes(999), b"\x80\x04."])
+def test_other_files_are_refused(path, content):
+    path.write_bytes(content)
+    refused(path, "no file of tensors")
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ([torch.zeros(2)], "list"),
+        (torch.zeros(2), "Tensor"),
+        ({}, "empty"),
+        ({"step": 3, "model": {"weight": torch.zeros(2)}, "a": torch.zeros(2)}, "step, model"),
+        ({1: torch.zeros(2)}, "(1)"),
+        ({f"n{i}": i for i in range(9)}, "n0, n1, n2, n3 and 5 more"),
+        ({"weight": torch.eye(2).to_sparse()}, "dense tensors (weight)"),
+        ({"weight": torch.zeros(2, device="meta")}, "dense tensors (weight)"),
+    ],
+)
+def test_values_that_are_no_state_dict_are_refused(path, value, part):
+    torch.save(value, path)
+    refused(path, part)
+
+
+def test_files_that_cannot_be_opened_are_refused(tmp_path):
+    refused(tmp_path / "missing.pkl", "No such file")
+    refused(tmp_path, "directory")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_refused(path):
+    path.write_bytes(b"")
+    path.chmod(0)
+    refused(path, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("wnorm", {}),
+        ("wnorm_2020_layout", {}),
+        ("plain", {"wnorm": False}),
+        ("divval1", {"cutoffs": (None, None), "div_val": 1}),
+        ("nocut", {"cutoffs": (), "div_val": 1}),
+    ],
+)
+def test_settings_are_read_off_the_shapes(name, change):
+    state = load_state_dict(GOLDEN / f"model_{name}.pkl")
+    half = {key: value.bfloat16() for key, value in state.items()}
+    assert CheckpointSettings.of(state) == CheckpointSettings.of(half) == replace(WNORM, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wnorm", WNORM),
+        ("divval1", replace(WNORM, cutoffs=(20, 50), div_val=1)),
+        ("nocut", replace(WNORM, cutoffs=(), div_val=1)),
+    ],
+)
+def test_settings_that_agree_pass(name, expected):
+    path = GOLDEN / f"model_{name}.pkl"
+    check_settings(path, load_state_dict(path), expected)
+
+
+def test_any_div_val_of_the_same_widths_passes(state):
+    for i, width in enumerate((24, 1, 0)):
+        state[f"word_emb.emb_layers.{i}.weight"] = torch.zeros((20, 30, 47)[i], width)
+    assert CheckpointSettings.of(state).div_val == 13
+    check_settings("FILE", state, replace(WNORM, div_val=20))
+    with pytest.raises(UserError, match="--div_val is 12 but the file has 13: pass --div_val 13"):
+        check_settings("FILE", state, replace(WNORM, div_val=12))
+
+
+def test_one_projected_bin_says_that_div_val_is_not_1():
+    state = load_state_dict(GOLDEN / "model_nocut.pkl") | {"word_emb.emb_projs.0.weight": torch.zeros(24, 24)}
+    check_settings("FILE", state, replace(WNORM, cutoffs=(), div_val=4))
+    with pytest.raises(UserError, match="--div_val is 1"):
+        check_settings("FILE", state, replace(WNORM, cutoffs=(), div_val=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("wnorm", {"d_model": 500}, "--d_model is 500 but the file has 24: pass --d_model 24"),
+        ("wnorm", {"n_head": 6}, "--n_head is 6 but the file has 3: pass --n_head 3"),
+        ("wnorm", {"d_head": 4}, "--d_head is 4 but the file has 8: pass --d_head 8"),
+        ("wnorm", {"d_inner": 50}, "--d_inner is 50 but the file has 40: pass --d_inner 40"),
+        ("wnorm", {"d_embed": 12}, "--d_embed is 12 but the file has 24: pass --d_embed 24"),
+        ("wnorm", {"wnorm": False}, "--wnorm is off but the file has weight normalisation: pass --wnorm"),
+        ("plain", {"wnorm": True}, "--wnorm is on but the file has no weight normalisation: leave --wnorm out"),
+        ("wnorm", {"div_val": 3}, "--div_val is 3 but the file has 2: pass --div_val 2"),
+        ("wnorm", {"cutoffs": (20, 60)}, "--cutoffs are 20 60 but the file has 20 50: pass --adaptive --cutoffs 20 50"),
+        ("wnorm", {"cutoffs": ()}, "--adaptive is off but the file has 20 50: pass --adaptive --cutoffs 20 50"),
+        ("nocut", {}, "--cutoffs are 20 50 but the file has one bin: leave --adaptive out"),
+        ("divval1", {"cutoffs": (9,), "div_val": 1}, "--cutoffs are 9 but the file has 2 cutoffs: pass --adaptive"),
+        (
+            "wnorm",
+            {"n_token": 98},
+            "vocabulary has 98 words but the file has 97: check --data, --dataset and --cutoffs",
+        ),
+    ],
+)
+def test_a_setting_that_differs_is_named_with_both_values_and_the_remedy(name, change, part):
+    path = GOLDEN / f"model_{name}.pkl"
+    with pytest.raises(UserError) as caught:
+        check_settings(path, load_state_dict(path), replace(WNORM, **change))
+    checked(caught.value, str(path), part)
+
+
+def test_all_settings_that_differ_stand_in_one_line(state):
+    with pytest.raises(UserError) as caught:
+        check_settings(
+            "FILE", state, replace(WNORM, n_token=98, d_model=8, n_head=1, wnorm=False, cutoffs=(), div_val=1)
+        )
+    checked(caught.value, "FILE", "98 words", "--d_model 24", "--n_head 3", "--wnorm", "--cutoffs 20 50", "--div_val 2")
+    assert "--d_inner" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["inject_conv.weight", "func.dec_attn.r_w_bias", "word_emb.emb_layers.0.weight"])
+def test_the_state_dict_of_another_model_is_refused(state, name):
+    with pytest.raises(UserError) as caught:
+        check_settings("FILE", {key: value for key, value in state.items() if key != name}, WNORM)
+    checked(caught.value, "FILE", name, "pass")
+    with pytest.raises(UserError) as caught:
+        check_settings("FILE", state | {name: torch.zeros(3)}, WNORM)
+    checked(caught.value, "FILE", name, "(3,)", "pass")
+
+
+def test_widths_that_no_div_val_gives_are_refused(state):
+    with pytest.raises(UserError, match=r"FILE.*\[24, 11, 6\].*--div_val"):
+        check_settings("FILE", state | {"word_emb.emb_layers.1.weight": torch.zeros(30, 11)}, WNORM)
+
+
+@pytest.mark.parametrize("source", [True, False])
+@pytest.mark.parametrize("target", [True, False])
+def test_tied_and_untied(source, target):
+    state, model = Parts(source).state_dict(), Parts(target)
+    if target and not source:
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(UserError) as caught:
+            load_into(model, state, "FILE")
+        checked(caught.value, "FILE", "word_emb.emb_layers.0.weight", "crit.out_layers.0.weight", "pass --not_tied")
+        assert_same(model.state_dict(), before)
+    else:
+        load_into(model, state, "FILE")
+        assert_same(model.state_dict(), state)
+
+
+def test_tied_values_may_be_copies_and_nan():
+    state = Parts(tied=True).state_dict()
+    for name in ("word_emb.emb_layers.0.weight", "crit.out_layers.0.weight"):
+        state[name] = state[name].clone()
+        state[name][0, 0] = float("nan")
+    load_into(Parts(tied=True), state, "FILE")
+
+
+def test_entries_that_do_not_fit_are_named_and_nothing_is_changed():
+    model = Parts(tied=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()}
+    del state["crit.cluster_bias"]
+    state |= {f"extra{i}": torch.zeros(1) for i in range(6)}
+    state["crit.cluster_weight"] = torch.zeros(3, 8)
+    with pytest.raises(UserError) as caught:
+        load_into(model, state, "FILE")
+    checked(
+        caught.value,
+        "FILE",
+        "lacks crit.cluster_bias",
+        "unknown extra0, extra1, extra2, extra3 and 2 more",
+        "other shapes for crit.cluster_weight",
+        "pass",
+    )
+    assert_same(model.state_dict(), before)
+
+
+def test_what_is_saved_is_loaded_and_tied_weights_are_stored_once(path):
+    model = Parts(tied=True)
+    save_state_dict(model, path)
+    state = load_state_dict(path)
+    assert_same(state, model.state_dict())
+    assert state["crit.out_layers.0.weight"].data_ptr() == state["word_emb.emb_layers.0.weight"].data_ptr()
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_saved_tensors_are_contiguous_and_bring_no_more_than_themselves(path):
+    model = nn.Module()
+    table = torch.randn(1000, 1000)
+    model.register_buffer("row", table[3])
+    model.register_buffer("turned", table[:3, :5].t())
+    save_state_dict(model, path)
+    assert path.stat().st_size < 20_000
+    state = load_state_dict(path)
+    assert_same(state, {"row": table[3], "turned": table[:3, :5].t()})
+    assert state["turned"].is_contiguous()
+
+
+def test_saving_replaces_the_file_and_keeps_usual_permissions(path):
+    path.write_bytes(b"older")
+    save_state_dict(nn.Linear(2, 2), path)
+    assert load_state_dict(path)["bias"].shape == (2,)
+    plain = path.with_name("plain")
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("side", [50, 1000])
+def test_a_full_disk_raises_oserror_and_leaves_the_older_file(path, side):
+    save_state_dict(nn.Linear(2, 2), path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_state_dict(nn.Linear(side, side), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_saving_into_a_missing_folder_raises_oserror(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save_state_dict(nn.Linear(2, 2), tmp_path / "missing" / "model.pkl")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_is_saved_for_the_cpu_and_stays_there(path):
+    model = Parts(tied=True).cuda()
+    save_state_dict(model, path)
+    state = torch.load(path, weights_only=True)
+    assert all(value.device.type == "cpu" for value in state.values())
+    assert state["crit.out_layers.0.weight"].data_ptr() == state["word_emb.emb_layers.0.weight"].data_ptr()
+    assert all(parameter.is_cuda for parameter in model.parameters())
+    load_into(model, state, path)

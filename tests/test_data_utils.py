@@ -1,0 +1,306 @@
+"""The cache of encoded corpora, what users get wrong, and the batches."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_utils import SPLITS, Corpus, OrderedBatches, VariableLengthBatches
+from utils import text_encoding, token_cache
+from utils.errors import UserError
+
+IMPORT_ROOT = Path(token_cache.__file__).parents[1]
+LOAD = """
+import sys
+from pathlib import Path
+from utils import token_cache
+from utils.vocabulary import VocabularyRule
+{patch}
+folder = Path(sys.argv[1])
+splits = ("train", "valid", "test")
+texts = {{split: folder / (split + ".txt") for split in splits}}
+corpus = token_cache.cached_corpus(folder, "wt2", VocabularyRule(splits), texts, progress=False)
+print(corpus.ids["train"].tolist())
+"""
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, "a b a c\n", "b a\n", "c\n")
+    return tmp_path
+
+
+def write(folder, *texts):
+    for split, text in zip(SPLITS, texts, strict=True):
+        (folder / f"{split}.txt").write_text(text)
+
+
+def load(folder, dataset="wt2"):
+    return Corpus.load(folder, dataset, progress=False)
+
+
+def start_load(folder, patch=""):
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD.format(patch=patch), str(folder)],
+        cwd=IMPORT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    """A list that gets longer with every encoding."""
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return text_encoding.encode_corpus(*args, **kwargs)
+
+    monkeypatch.setattr(token_cache, "encode_corpus", counted)
+    return calls
+
+
+def test_a_later_start_maps_the_first_ones_arrays(folder, encodings):
+    first, second = load(folder), load(folder)
+    assert len(encodings) == 1
+    assert first.vocab.words == second.vocab.words == ("<eos>", "a", "b", "c")
+    assert isinstance(second.train, np.memmap)
+    assert second.train.tolist() == first.train.tolist() == [1, 2, 1, 3, 0]
+    assert not list(folder.glob(".cache-deq/making-*"))
+
+
+def test_each_rule_has_its_own_entry(folder, encodings):
+    for dataset in ("wt2", "text", "wt2", "text"):
+        load(folder, dataset)
+    assert len(encodings) == 2
+
+
+def test_new_content_is_encoded_anew_even_at_once_and_of_equal_size(folder, encodings):
+    load(folder)
+    write(folder, "b b b c\n", "b c\n", "c\n")
+    assert load(folder).vocab.words == ("<eos>", "b", "c")
+    assert len(encodings) == 2
+
+
+def test_new_time_stamps_alone_are_not(folder, encodings, monkeypatch):
+    monkeypatch.setattr(token_cache, "SETTLING_TIME", -1e9)
+    load(folder)
+    (folder / "train.txt").touch()
+    load(folder)
+    assert len(encodings) == 1
+    monkeypatch.setattr(token_cache.SourceText, "sha256", property(lambda self: pytest.fail("was read")))
+    load(folder)  # trusts the stamps, which the start before has renewed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "train.int32").write_bytes(b"\0" * 16),
+        lambda entry: (entry / "valid.int32").unlink(),
+        lambda entry: (entry / "words.txt").write_text("<eos>\na\nb\nd"),
+        lambda entry: (entry / "record.json").write_text('{"format": 1'),
+        lambda entry: (entry / "record.json").write_text("[]"),
+        lambda entry: (entry / "record.json").unlink(),
+    ],
+)
+def test_a_damaged_entry_is_replaced(folder, encodings, damage):
+    load(folder)
+    damage(folder / ".cache-deq" / "wt2")
+    corpus = load(folder)
+    assert len(encodings) == 2
+    assert corpus.vocab.words == ("<eos>", "a", "b", "c")
+    assert (corpus.train.tolist(), corpus.valid.tolist()) == ([1, 2, 1, 3, 0], [2, 1, 0])
+
+
+def test_a_killed_process_leaves_nothing_that_is_taken_for_an_entry(folder, encodings):
+    hang = "import time; token_cache._sync = lambda file: (print('here', flush=True), time.sleep(60))"
+    process = start_load(folder, hang)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert [path.name for path in folder.glob(".cache-deq/making-*/new/record.json")] == ["record.json"]
+    assert load(folder).train.tolist() == [1, 2, 1, 3, 0]
+    assert len(encodings) == 1
+    assert sorted(path.name for path in (folder / ".cache-deq").iterdir()) == ["lock", "wt2"]
+
+
+def test_of_two_processes_one_waits_and_uses_what_the_other_made(folder):
+    load(folder)
+    with open(folder / ".cache-deq" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start_load(folder, "token_cache.encode_corpus = None")
+        assert "waiting for another process" in process.stderr.readline()
+        assert process.poll() is None
+    out, err = process.communicate()
+    assert (out, err) == ("[1, 2, 1, 3, 0]\n", "")
+
+
+def test_two_processes_at_once(folder):
+    processes = [start_load(folder) for _ in range(2)]
+    results = [process.communicate()[0] for process in processes]
+    assert results == ["[1, 2, 1, 3, 0]\n"] * 2
+
+
+def test_a_folder_that_cannot_be_written_is_cached_in_the_users(folder, user_cache, encodings):
+    (folder / ".cache-deq").write_text("in the way")
+    assert load(folder).train.tolist() == load(folder).train.tolist() == [1, 2, 1, 3, 0]
+    assert len(encodings) == 1
+    assert list(user_cache.glob("deq/*/wt2/train.int32"))
+
+
+def test_nowhere_to_write(folder, user_cache):
+    (folder / ".cache-deq").write_text("in the way")
+    (user_cache / "deq").write_text("in the way")
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        load(folder)
+
+
+def test_a_text_that_changes_while_it_is_read(folder, monkeypatch):
+    def encode(texts, *args, **kwargs):
+        texts["valid"].write_text("b c d\n")
+        return text_encoding.encode_corpus(texts, *args, **kwargs)
+
+    monkeypatch.setattr(token_cache, "encode_corpus", encode)
+    with pytest.raises(UserError, match=r"valid\.txt.*changed"):
+        load(folder)
+    assert not (folder / ".cache-deq" / "wt2").exists()
+
+
+@pytest.mark.parametrize("large", [1 << 26, 8])  # read by this process, and by workers
+def test_bytes_that_are_not_utf8(folder, monkeypatch, large):
+    monkeypatch.setattr(text_encoding, "LARGE", large)
+    (folder / "valid.txt").write_bytes(b"b c\r\nc\n\nna\xefve\n c\n")
+    with pytest.raises(UserError, match=r"valid\.txt, line 4: .*UTF-8"):
+        load(folder)
+    assert sorted(path.name for path in (folder / ".cache-deq").iterdir()) == ["lock"]
+
+
+def test_a_worker_that_fails_is_no_silent_loss(folder, monkeypatch):
+    monkeypatch.setattr(text_encoding, "LARGE", 8)
+    monkeypatch.setattr(sys, "executable", "false")
+    (folder / "train.txt").write_text("a\n" * 50)
+    with pytest.raises(UserError, match="ended with status"):
+        load(folder)
+
+
+def test_a_word_outside_the_vocabulary(folder):
+    (folder / "test.txt").write_text("c b\n\na d b e\n")
+    with pytest.raises(UserError, match=r"test\.txt, line 3: the word 'd' .*<unk>"):
+        load(folder, "text")
+    (folder / "train.txt").write_text("a b c <unk>\n")
+    assert load(folder, "text").test.tolist() == [3, 2, 0, 0, 1, 4, 2, 4, 0]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\n"])
+def test_a_file_without_words(folder, text):
+    (folder / "valid.txt").write_text(text)
+    with pytest.raises(UserError, match=r"valid\.txt: the file (is empty|holds no words)"):
+        load(folder)
+
+
+def test_missing_texts(folder):
+    (folder / "test.txt").unlink()
+    with pytest.raises(UserError, match=r"test\.txt is missing; .*bash get_data\.sh wt2"):
+        load(folder)
+    with pytest.raises(UserError, match=r"no such folder; .*bash get_data\.sh demo"):
+        load(folder / "nowhere", "text")
+    with pytest.raises(UserError, match=r"--dataset lm1b: .*wt103, wt2, ptb, ptb_char, text"):
+        load(folder, "lm1b")
+
+
+def columns(ids, batch_size):
+    length = len(ids) // batch_size
+    return [[int(ids[b * length + t]) for b in range(batch_size)] for t in range(length)]
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "tgt_len"), [(23, 4, 2), (24, 4, 5), (8, 4, 3), (50, 1, 7), (21, 3, 6)]
+)
+def test_ordered_batches(n, batch_size, tgt_len):
+    ids = np.arange(100, 100 + n, dtype=np.int32)
+    rows = columns(ids, batch_size)
+    batches = OrderedBatches(ids, batch_size, tgt_len)
+    for _ in range(2):
+        segments = list(batches)
+        assert len(segments) == len(batches)
+        assert [segment.start for segment in segments] == list(range(0, len(rows) - 1, tgt_len))
+        assert torch.cat([segment.tokens for segment in segments]).tolist() == rows[:-1]
+        assert torch.cat([segment.targets for segment in segments]).tolist() == rows[1:]
+        assert all(len(segment.tokens) == tgt_len for segment in segments[:-1])
+        assert {segment.tokens.dtype for segment in segments} == {torch.int64}
+    assert batches.n_targets == batch_size * (len(rows) - 1)
+    later = list(batches.from_position(tgt_len))
+    assert [segment.tokens.tolist() for segment in later] == [s.tokens.tolist() for s in segments[1:]]
+
+
+def test_a_segment_reads_its_own_part_of_the_map_only(folder):
+    ids = load(folder).train
+    stream = OrderedBatches(ids, 2, 1).stream
+    assert np.shares_memory(stream.rows, ids)
+
+
+def lengths_of(seed, n_rows, tgt_len):
+    """The lengths drawn from a fresh generator, until fewer than two tokens are left to predict."""
+    rng, left, lengths = np.random.RandomState(seed), n_rows - 1, []
+    while left >= 2:
+        base = tgt_len if rng.random_sample() < 0.95 else tgt_len / 2
+        lengths.append(min(left, tgt_len + 15, max(5, int(rng.normal(base, 5)))))
+        left -= lengths[-1]
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "tgt_len", "seed"), [(4000, 3, 20, 0), (999, 1, 6, 1), (35, 5, 20, 2)]
+)
+def test_variable_length_batches(n, batch_size, tgt_len, seed):
+    ids = np.arange(n, dtype=np.int32)
+    rows = columns(ids, batch_size)
+    lengths = lengths_of(seed, len(rows), tgt_len)
+    segments = list(VariableLengthBatches(ids, batch_size, tgt_len, np.random.RandomState(seed)))
+    assert [len(segment.tokens) for segment in segments] == lengths
+    assert [segment.start for segment in segments] == [sum(lengths[:i]) for i in range(len(lengths))]
+    read = sum(lengths)
+    assert torch.cat([segment.tokens for segment in segments]).tolist() == rows[:read]
+    assert torch.cat([segment.targets for segment in segments]).tolist() == rows[1 : read + 1]
+
+
+def test_variable_lengths_go_on_from_a_saved_state():
+    ids = np.arange(3000, dtype=np.int32)
+    rng = np.random.RandomState(3)
+    batches = iter(VariableLengthBatches(ids, 2, 30, rng))
+    for _ in range(7):
+        last = next(batches)
+    restored = np.random.RandomState()
+    restored.set_state(rng.get_state())
+    rest = VariableLengthBatches(ids, 2, 30, restored).from_position(last.start + len(last.tokens))
+    assert [batch.tokens.tolist() for batch in batches] == [batch.tokens.tolist() for batch in rest]
+
+
+def test_a_text_too_short_for_its_batch():
+    ids = np.arange(7, dtype=np.int32)
+    with pytest.raises(UserError, match="--batch_size 4: 7 tokens"):
+        OrderedBatches(ids, 4, 5)
+    with pytest.raises(UserError, match="--batch_size 3: 7 tokens"):
+        VariableLengthBatches(ids, 3, 5, np.random.RandomState(0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_the_gpu():
+    ids = np.arange(1000, dtype=np.int32)
+    for there, here in zip(OrderedBatches(ids, 4, 9, device="cuda"), OrderedBatches(ids, 4, 9), strict=True):
+        assert there.tokens.is_cuda
+        assert there.targets.tolist() == here.targets.tolist()

@@ -1,0 +1,356 @@
+"""The language model: the original's losses, gradients and memory, and what a user of a module expects of it."""
+
+import copy
+import gc
+import pickle
+import re
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from golden_models import NAMES, GoldenModel
+
+from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from modules.optimizations import NormalizableLinear
+from utils.errors import UserError
+
+TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
+
+
+def tiny(seed=0, **options):
+    torch.manual_seed(seed)
+    model = DEQTransformerLM(DEQTransformerConfig(**(TINY | options))).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def batch(length=6, rows=3, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    stream = torch.randint(TINY["n_token"], (length + 1, rows), generator=generator)
+    return stream[:-1], stream[1:]
+
+
+def run(golden, model, *, gradients_of=None, n_layer=None):
+    """Losses of the three segments, the last memory, and the gradients of one segment's loss by parameter name."""
+    memory, losses, gradients = None, [], {}
+    for i, (tokens, targets) in enumerate(golden.segments()):
+        output = model(tokens, targets, memory, n_layer=n_layer)
+        memory = output.memory
+        losses.append(output.nll.mean().item())
+        if i == gradients_of:
+            output.nll.mean().backward()
+            gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    return losses, memory, gradients
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("solver", ["broyden", "anderson"])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_losses_and_memory_are_the_originals(name, solver, mode):
+    golden = GoldenModel(name)
+    model = golden.build(solver=solver, f_thres=60, b_thres=60).train(mode == "train")
+    with torch.set_grad_enabled(mode == "train"):
+        losses, memory, _ = run(golden, model)
+    for i, loss in enumerate(losses):
+        assert loss == pytest.approx(float(golden.arrays[f"{solver}_{mode}_seg{i}_loss"]), rel=1e-6)
+    for part in ("z", "u"):
+        expected = golden.tensor(f"{solver}_{mode}_seg2_mem_{part}").transpose(0, 1)
+        torch.testing.assert_close(getattr(memory, part), expected, rtol=1e-6, atol=1e-6)
+
+
+def assert_golden_gradients(golden, stage, gradients):
+    for name, gradient in gradients.items():
+        expected = golden.arrays[f"{stage}_seg1_grad_{name}"]
+        projection = re.fullmatch(r"word_emb\.emb_projs\.(\d+)\.weight", name)
+        if projection and int(projection[1]) >= 1:  # one tied parameter here, two there
+            expected = expected + golden.arrays[f"{stage}_seg1_grad_crit.out_projs.{projection[1]}.weight"]
+        assert np.abs(gradient - expected).max() < 1e-6 * np.abs(expected).max(), name
+    assert len(gradients) == len(set(golden_gradient_names(golden, stage)))
+
+
+def golden_gradient_names(golden, stage):
+    prefix = f"{stage}_seg1_grad_"
+    for name in golden.arrays.files:
+        tied = re.search(r"crit\.out_projs\.([1-9]\d*)\.weight$", name)
+        if name.startswith(prefix) and not tied:
+            yield name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tight_losses_and_gradients_are_the_originals(name):
+    golden = GoldenModel(name)
+    model = golden.build(solver="broyden", f_thres=200, b_thres=200, f_eps=1e-12, b_eps=1e-12)
+    losses, _, gradients = run(golden, model, gradients_of=1)
+    for i, loss in enumerate(losses):
+        assert loss == pytest.approx(float(golden.arrays[f"tight_seg{i}_loss"]), rel=1e-9)
+    assert_golden_gradients(golden, "tight", gradients)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shallow_stage_is_the_originals(name):
+    golden = GoldenModel(name)
+    losses, _, gradients = run(golden, golden.build(), gradients_of=1, n_layer=golden.settings["n_layer"])
+    for i in range(2):
+        assert losses[i] == pytest.approx(float(golden.arrays[f"shallow_seg{i}_loss"]), rel=1e-9)
+    assert_golden_gradients(golden, "shallow", gradients)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cell_is_the_originals(name):
+    golden = GoldenModel(name)
+    cell = golden.build().func
+    z, u, memory, positions = (golden.tensor(f"cell_{part}").transpose(1, 2) for part in ("z", "u", "mem", "pos"))
+    length = z.shape[1]
+    with torch.no_grad():
+        with_memory = cell(z, cell.context(memory, u, positions[0]))
+        without = cell(z, cell.context(memory[:, :0], u[:, -length:], positions[0, -length:]))
+        own_positions = golden.build().pos_emb(u.shape[1])
+    torch.testing.assert_close(with_memory.transpose(1, 2), golden.tensor("cell_out"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(without.transpose(1, 2), golden.tensor("cell_out_nomem"), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own_positions, positions[0], rtol=1e-12, atol=1e-12)
+
+
+def test_older_layout_gives_the_same_losses():
+    older = GoldenModel("wnorm", weights="model_wnorm_2020_layout")
+    with torch.no_grad():
+        losses, _, _ = run(older, older.build(solver="broyden", f_thres=60).eval())
+    for i, loss in enumerate(losses):
+        assert loss == pytest.approx(float(older.arrays[f"broyden_eval_seg{i}_loss"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"pre_lnorm": True}, {"wnorm": True, "cutoffs": (10, 20), "div_val": 2}])
+def test_gradients_agree_with_finite_differences(options):
+    model = tiny(**options, f_thres=300, b_thres=300, f_eps=1e-13, b_eps=1e-13, solver="broyden")
+    if options.get("pre_lnorm"):
+        scale_down(model)
+    tokens, targets = batch(length=3, rows=2)
+    with torch.no_grad():
+        memory = model(tokens, targets).memory
+    loss = model(tokens, targets, memory).nll.mean()
+    loss.backward()
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in model.named_parameters():
+        direction = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        change = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter += sign * 1e-5 * direction
+                change.append(model(tokens, targets, memory).nll.mean().item())
+                parameter -= sign * 1e-5 * direction
+        slope = (change[0] - change[1]) / 2e-5
+        assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
+def scale_down(model):
+    """Makes the pre-LN cell, whose residual is not normed, a map with an equilibrium that is easily found."""
+    with torch.no_grad():
+        for name, parameter in model.func.named_parameters():
+            parameter.mul_(0.2 if "o_net" in name or "ff2" in name else 1.0)
+
+
+def test_weights_masks_and_positions_are_computed_once_per_solve(monkeypatch):
+    model = tiny(wnorm=True, dropout=0.3, dropatt=0.2, f_thres=12, b_thres=12, f_eps=0, b_eps=0).train()
+    calls = {"matrix": 0, "positions": 0, "draws": 0, "f": 0}
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(NormalizableLinear, "matrix", counted("matrix", NormalizableLinear.matrix))
+    monkeypatch.setattr(model.pos_emb, "forward", counted("positions", model.pos_emb.forward))
+    monkeypatch.setattr(torch.Tensor, "bernoulli_", counted("draws", torch.Tensor.bernoulli_))
+    monkeypatch.setattr(model.func, "forward", counted("f", model.func.forward))
+    model(*batch()).nll.mean().backward()
+    assert calls["f"] > 12
+    assert calls["matrix"] == 5
+    assert calls["positions"] == 1
+    assert (
+        calls["draws"] == 7
+    )  # embedding, positions, output; attention weights and output; feed-forward inner and output
+
+
+def test_memory_keeps_the_last_positions():
+    model = tiny(mem_len=8, f_thres=3).eval()
+    seen_z, seen_u, memory = [], [], None
+    with torch.no_grad():
+        for seed in range(3):
+            tokens, targets = batch(length=5, seed=seed)
+            memory = model(tokens, targets, memory).memory
+            seen_z.append(memory.z[:, -5:])
+            seen_u.append(memory.u[:, -5:])
+            length = min(8, 5 * (seed + 1))
+            assert torch.equal(memory.z, torch.cat(seen_z, dim=1)[:, -length:])
+            assert torch.equal(memory.u, torch.cat(seen_u, dim=1)[:, -length:])
+
+
+def test_no_memory_when_its_length_is_zero():
+    model = tiny(mem_len=0, f_thres=3)
+    output = model(*batch())
+    assert output.memory.z.shape == (3, 0, 8)
+    again = model(*batch(), output.memory)
+    assert torch.equal(again.nll, output.nll)
+
+
+def test_segments_with_full_memory_are_one_long_sequence():
+    """In the shallow stage with one application, memory states are exact: two segments equal one of twice the length."""
+    model = tiny(mem_len=100).eval()
+    tokens, targets = batch(length=10)
+    with torch.no_grad():
+        whole = model(tokens, targets, n_layer=1).nll
+        first = model(tokens[:4], targets[:4], n_layer=1)
+        # the memory of one application holds f(0), the whole sequence's keys hold 0
+        memory = first.memory._replace(z=torch.zeros_like(first.memory.z))
+        second = model(tokens[4:], targets[4:], memory, n_layer=1)
+    torch.testing.assert_close(torch.cat([first.nll, second.nll]), whole, rtol=1e-10, atol=1e-10)
+
+
+def test_the_future_is_not_seen():
+    model = tiny(f_thres=60, f_eps=1e-12, solver="broyden").eval()
+    tokens, targets = batch(length=8)
+    changed = tokens.clone()
+    changed[5:] = (changed[5:] + 1) % TINY["n_token"]
+    with torch.no_grad():
+        nll, other = model(tokens, targets).nll, model(changed, targets).nll
+    torch.testing.assert_close(nll[:5], other[:5], rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(nll[5:], other[5:])
+
+
+def keys_that_matter(model, query, length=8):
+    """Positions of one segment on whose token the query's nll depends, in one application of the cell."""
+    tokens, targets = batch(length=length, rows=1)
+    with torch.no_grad():
+        reference = model(tokens, targets, n_layer=1).nll[query]
+        matter = []
+        for position in range(length):
+            changed = tokens.clone()
+            changed[position] = (changed[position] + 1) % TINY["n_token"]
+            if not torch.equal(model(changed, targets, n_layer=1).nll[query], reference):
+                matter.append(position)
+    return matter
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5, 6]),
+        ({"local_size": 3}, [4, 5, 6]),
+        ({"same_length": True, "mem_len": 4}, [3, 4, 5, 6]),
+        ({"same_length": True, "mem_len": 4, "local_size": 2}, [5, 6]),
+    ],
+)
+def test_horizons(options, expected):
+    assert keys_that_matter(tiny(**options).eval(), query=6) == expected
+
+
+def test_evaluation_draws_no_random_numbers():
+    model = tiny(dropout=0.5, dropatt=0.5, f_thres=4).eval()
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        first, second = model(*batch()).nll, model(*batch()).nll
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.4}, {"dropatt": 0.4}])
+def test_dropout_draws_new_masks_at_each_forward(options):
+    model = tiny(**options, f_thres=4).train()
+    assert not torch.equal(model(*batch()).nll, model(*batch()).nll)
+
+
+@pytest.mark.parametrize(("unit", "dim"), [("position", 2), ("channel", 1)])
+def test_output_dropout_drops_whole_units(unit, dim, monkeypatch):
+    model = tiny(dropout=0.5, out_dropout=unit).train()
+    hidden = {}
+    monkeypatch.setattr(model.crit, "forward", lambda h, targets: (hidden.update(h=h), h.sum(dim=1))[1])
+    length, rows = 6, 3
+    model(*batch(length, rows), n_layer=1)
+    zero = hidden["h"].view(length, rows, -1).transpose(0, 1) == 0  # (B, L, D)
+    whole = zero.all(dim=dim)
+    assert 0 < whole.sum() < whole.numel()
+    assert torch.equal(zero, whole.unsqueeze(dim).expand_as(zero))
+
+
+def test_the_forward_leaves_nothing_behind():
+    model = tiny(f_thres=4).train()
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    output = model(*batch())
+    alive = weakref.ref(output.nll)
+    gc.collect()
+    gc.disable()
+    try:
+        del output
+        assert alive() is None
+    finally:
+        gc.enable()
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+
+
+def test_copies_keep_ties_and_values():
+    model = tiny(cutoffs=(10, 20), div_val=2, wnorm=True, f_thres=5).eval()
+    tokens, targets = batch()
+    with torch.no_grad():
+        expected = model(tokens, targets).nll
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(other(tokens, targets).nll, expected)
+            for i in range(3):
+                assert other.crit.out_layers[i].weight is other.word_emb.emb_layers[i].weight
+            assert other.crit.out_projs[0].weight is not other.word_emb.emb_projs[0].weight
+            assert other.crit.out_projs[1].weight is other.word_emb.emb_projs[1].weight
+    single = model.float()
+    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    assert single.crit.out_layers[0].weight is single.word_emb.emb_layers[0].weight
+
+
+def test_untied_model_has_its_own_softmax_weights():
+    model = tiny(tied=False)
+    assert model.crit.out_layers[0].weight is not model.word_emb.emb_layers[0].weight
+
+
+def test_published_size_has_the_published_keys_and_parameters():
+    config = DEQTransformerConfig(
+        n_token=267_735,
+        n_head=10,
+        d_head=70,
+        d_model=700,
+        d_inner=48_000,
+        d_embed=700,
+        cutoffs=(20_000, 40_000, 200_000),
+        div_val=4,
+        wnorm=True,
+    )
+    with torch.device("meta"):
+        state = DEQTransformerLM(config).state_dict()
+    assert len(state) == 41
+    assert sum(tensor.numel() for name, tensor in state.items() if name != "pos_emb.inv_freq") in (
+        97_851_488,
+        97_851_138,
+    )
+    assert state["func.pos_ff.ff2_net.weight_v"].shape == (700, 48_000)
+    assert state["func.dec_attn.qkv_net.weight_g"].shape == (2100, 1, 1)
+    assert state["inject_conv.weight"].shape == (2100, 700, 1)
+
+
+def test_default_dtype_is_left_alone():
+    assert torch.get_default_dtype() == torch.float32
+    tiny()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_head": 3}, r"--n_head 2 times --d_head 3 is 6, but --d_model is 8"),
+        ({"n_head": 1, "d_head": 9, "d_model": 9}, r"--d_model is 9: pass an even width"),
+        ({"same_length": True, "mem_len": 0}, r"--same_length needs a memory"),
+        ({"out_dropout": "word"}, r"--out_dropout is 'word': choose one of position, channel"),
+        ({"cutoffs": (20, 10)}, r"--cutoffs"),
+    ],
+)
+def test_contradicting_settings_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        DEQTransformerConfig(**(TINY | options))

@@ -1,0 +1,94 @@
+"""Perplexities: of a model whose losses are known, and of unigram models counted by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_utils import OrderedBatches
+from modules.tracker import SolveReport, Termination
+from utils.evaluation import EVAL_ROWS, evaluate, perplexity, unigram_counts, unigram_perplexity
+from utils.settings import Settings
+
+REPORT = SolveReport(Termination.CONVERGED, 3, 4, 0, "rel", (1.0,), (0.5,))
+
+
+class Known(nn.Module):
+    """Scores each target with its own value, and tells segments apart by a memory that counts them."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, tokens, targets, memory=None, *, n_layer=None):
+        self.calls.append((tokens.shape[0], memory, n_layer, self.training, torch.is_grad_enabled()))
+        solve = SimpleNamespace(forward=REPORT) if n_layer is None else None
+        return SimpleNamespace(nll=targets.float(), memory=(memory or 0) + 1, solve=solve)
+
+
+def batches(n_tokens: int, length: int) -> tuple[np.ndarray, OrderedBatches]:
+    ids = np.random.RandomState(0).randint(0, 9, n_tokens).astype(np.int32)
+    return ids, OrderedBatches(ids, EVAL_ROWS, length)
+
+
+def test_loss_is_the_mean_over_all_targets_however_segments_are_cut():
+    ids, segments = batches(4 * 26 + 3, 7)  # 25 targets a row: 7 + 7 + 7 + 4
+    model = Known()
+    report = evaluate(model, segments, "valid", Settings(eval_tgt_len=7, mem_len=5), n_layer=None)
+    assert report.loss == pytest.approx(ids[: 4 * 26].reshape(4, 26)[:, 1:].mean(), rel=1e-12)
+    assert report.perplexity == pytest.approx(math.exp(report.loss))
+    assert (report.n_tokens, report.n_segments, report.rows) == (100, 4, 4)
+    assert [call[:2] for call in model.calls] == [(7, None), (7, 1), (7, 2), (4, 3)]
+    assert not any(training or grad for *_, training, grad in model.calls)
+    assert model.training
+
+
+def test_report_names_what_the_number_depends_on():
+    _, segments = batches(400, 7)
+    settings = Settings(eval_tgt_len=7, mem_len=5, solver="broyden", f_thres=9, f_eps=0.01, stop_mode="abs")
+    text = str(evaluate(Known(), segments, "test", settings, n_layer=None))
+    for part in (
+        "test: perplexity",
+        "396 tokens scored in 4 rows, 15 segments of 7, memory 5",
+        "broyden, threshold 9, eps 0.01, stop mode abs, stop scope batch",
+        "3.0 steps, 4.0 evaluations, residual 5.00e-01",
+        "stopped: 100% converged",
+        "tokens/s",
+    ):
+        assert part in text
+
+
+def test_shallow_report_and_limited_segments():
+    _, segments = batches(400, 7)
+    report = evaluate(Known(), segments, "valid", Settings(eval_tgt_len=7, max_eval_steps=3), n_layer=6)
+    assert (report.n_segments, report.n_tokens, report.steps) == (3, 84, None)
+    assert "shallow: 6 applications" in str(report)
+    assert "broyden" not in str(report)
+
+
+def test_evaluation_draws_no_random_numbers():
+    _, segments = batches(400, 7)
+    before = torch.get_rng_state()
+    evaluate(Known(), segments, "valid", Settings(), n_layer=None)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_perplexity_too_large_for_a_float_is_inf():
+    assert perplexity(1e4) == math.inf
+    assert f"{perplexity(1e4):.2f}" == "inf"
+    assert perplexity(0.0) == 1.0
+
+
+def test_unigram_perplexity_by_hand():
+    train, split = np.array([0, 1, 1, 2], dtype=np.int32), np.array([1, 3], dtype=np.int32)
+    # counts + 1: 2, 3, 2, 1 out of 4 + 4
+    assert unigram_perplexity(train, split, 4) == pytest.approx((3 / 8 * 1 / 8) ** -0.5, rel=1e-12)
+
+
+def test_unigram_counts_in_blocks(monkeypatch):
+    monkeypatch.setattr("utils.evaluation.COUNT_BLOCK", 7)
+    ids = np.random.RandomState(0).randint(0, 5, 100).astype(np.int32)
+    assert unigram_counts(ids, 9).tolist() == np.bincount(ids, minlength=9).tolist()

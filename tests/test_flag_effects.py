@@ -1,0 +1,219 @@
+"""Every flag changes what it should: a run without and with it are compared."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import MODEL, Outcome, perplexities
+
+import train_transformer
+from utils.flags import parse
+from utils.settings import Settings, flags_of
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A flag's effect: `check(before, after)` of the runs with `base` and with `base + change`."""
+
+    change: str
+    check: Callable[[Outcome, Outcome], bool]
+    base: str = ""
+
+
+def learned_otherwise(one: Outcome, other: Outcome) -> bool:
+    """The same parameters with other values, and a different result."""
+    a, b = one.weights, other.weights
+    same_shapes = {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
+    return same_shapes and not one.same_weights(other) and loss(one) != loss(other)
+
+
+def loss(outcome: Outcome) -> float:
+    return outcome.results["test"]["loss"]
+
+
+def rates(outcome: Outcome) -> list[float]:
+    """Learning rates of the log lines."""
+    return [float(rate) for rate in re.findall(r"\| lr (\S+) \|", outcome.log)]
+
+
+def fewer_steps(what: str, limit: int) -> Callable[[Outcome, Outcome], bool]:
+    """Whether mean steps of the forward or backward solves fall below a limit on every log line."""
+
+    def logged(outcome: Outcome) -> list[float]:
+        return [float(steps) for steps in re.findall(rf"{what} (\S+) steps", outcome.log)]
+
+    return lambda before, after: max(logged(after)) < limit < min(logged(before))
+
+
+def shape(key: str, *sizes: int) -> Callable[[Outcome, Outcome], bool]:
+    return lambda before, after: tuple(after.weights[key].shape) == sizes != tuple(before.weights[key].shape)
+
+
+def moved(outcome: Outcome, key: str) -> float:
+    """Largest change of a parameter over a run that starts from the default seed's model."""
+    torch.manual_seed(1111)
+    settings = Settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
+    start = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
+    return float((outcome.weights[key] - start[key]).abs().max())
+
+
+EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
+BINS = "--adaptive --cutoffs 8 16"
+PLATEAU = "--scheduler dev_perf --eval-interval 1 --log-interval 1 --lr 1e-9 --max_step 5"
+EFFECTS = {
+    "data": Effect("--data {place}/other", lambda a, b: "25 words" in a.out and "31 words" in b.out),
+    "dataset": Effect("--dataset ptb", lambda a, b: "25 words" in a.out and "13 words" in b.out),
+    "n_layer": Effect(
+        "--n_layer 3",
+        lambda a, b: [run.results["test"]["shallow"] for run in (a, b)] == [2, 3] and learned_otherwise(a, b),
+        "--pretrain_steps 99",
+    ),
+    "n_head": Effect("--n_head 4 --d_head 2", shape("func.dec_attn.r_w_bias", 4, 2)),
+    "d_head": Effect("--d_head 8 --d_model 16", shape("func.dec_attn.r_w_bias", 2, 8)),
+    "d_embed": Effect("--d_embed 6", shape(EMBEDDING, 25, 6)),
+    "d_model": Effect("--d_head 8 --d_model 16", shape(EMBEDDING, 25, 16)),
+    "d_inner": Effect("--d_inner 12", shape("func.pos_ff.ff1_net.bias", 12)),
+    "dropout": Effect("--dropout 0.3", learned_otherwise),
+    "dropatt": Effect("--dropatt 0.3", learned_otherwise),
+    "out_dropout": Effect("--out_dropout channel", learned_otherwise, "--dropout 0.3"),
+    "not_tied": Effect(
+        "--not_tied",
+        lambda a, b: (
+            [torch.equal(run.weights[EMBEDDING], run.weights["crit.out_layers.0.weight"]) for run in (a, b)]
+            == [True, False]
+        ),
+    ),
+    "adaptive": Effect(BINS, lambda a, b: "crit.cluster_weight" in set(b.weights) - set(a.weights)),
+    "cutoffs": Effect("--cutoffs 6", shape("crit.cluster_weight", 1, 8), BINS),
+    "div_val": Effect("--div_val 2", lambda a, b: b.weights["word_emb.emb_layers.2.weight"].shape == (9, 2), BINS),
+    "pre_lnorm": Effect("--pre_lnorm", learned_otherwise),
+    "wnorm": Effect("--wnorm", lambda a, b: "func.pos_ff.ff1_net.weight_g" in set(b.weights) - set(a.weights)),
+    "local_size": Effect("--local_size 2", learned_otherwise),
+    "same_length": Effect("--same_length", learned_otherwise, "--mem_len 3"),
+    "solver": Effect("--solver broyden", lambda a, b: "broyden, threshold" in b.out and learned_otherwise(a, b)),
+    "stop_mode": Effect(
+        "--stop_mode abs", lambda a, b: "stop mode abs" in b.out and learned_otherwise(a, b), "--f_eps 0.3"
+    ),
+    "stop_scope": Effect("--stop_scope batch", lambda a, b: "stop scope batch" in b.out and a.same_weights(b)),
+    "f_thres": Effect("--f_thres 3", fewer_steps("forward", 3), "--f_eps 0"),
+    "b_thres": Effect("--b_thres 3", fewer_steps("backward", 3), "--b_eps 0"),
+    "f_eps": Effect("--f_eps 0.5", fewer_steps("forward", 4), "--f_eps 0"),
+    "b_eps": Effect("--b_eps 0.5", fewer_steps("backward", 4), "--b_eps 0"),
+    "pretrain_steps": Effect(
+        "--pretrain_steps 2", lambda a, b: "end of shallow stage" in b.log and learned_otherwise(a, b)
+    ),
+    "start_train_steps": Effect("--start_train_steps 1", lambda a, b: b.results["training"]["updates"] == 3),
+    "optim": Effect("--optim RMSprop", learned_otherwise),
+    "lr": Effect("--lr 0.02", lambda a, b: np.allclose(rates(b), 2 * np.array(rates(a)), rtol=0.01)),
+    "scheduler": Effect("--scheduler constant", lambda a, b: rates(b) == [0.01, 0.01] and rates(a)[1] < 0.01),
+    "warmup_step": Effect("--warmup_step 4 --log-interval 1", lambda a, b: rates(b) == [0.0025, 0.0025, 0.005, 0.0075]),
+    "decay_rate": Effect("--decay_rate 0.1", lambda a, b: (rates(a)[2], rates(b)[2]) == (5e-10, 1e-10), PLATEAU),
+    "lr_min": Effect("--lr_min 4e-10", lambda a, b: min(rates(a)) < 3e-10 and min(rates(b)) == 4e-10, PLATEAU),
+    "patience": Effect("--patience 2", lambda a, b: rates(a)[3] < 1e-9 and rates(b)[3] == 1e-9, PLATEAU),
+    "eta_min": Effect("--eta_min 0.005", lambda a, b: min(rates(b)) > 0.005 > min(rates(a)), "--log-interval 1"),
+    "weight_decay": Effect("--weight_decay 0.1", learned_otherwise),
+    "clip": Effect("--clip 1e-7", lambda a, b: moved(b, INJECTION) < 1e-7 < moved(a, INJECTION), "--optim SGD --lr 1"),
+    "clip_nonemb": Effect(
+        "--clip_nonemb",
+        lambda a, b: moved(a, EMBEDDING) < 1e-6 < moved(b, EMBEDDING) and moved(b, INJECTION) < 1e-6,
+        "--optim SGD --lr 1 --clip 1e-7",
+    ),
+    "max_step": Effect("--max_step 6", lambda a, b: b.results["training"]["updates"] == 6),
+    "batch_size": Effect("--batch_size 3", lambda a, b: b.results["training"]["tokens"] == 4 * 3 * 8),
+    "batch_chunk": Effect(
+        "--batch_chunk 3",  # each chunk stops its own solves
+        lambda a, b: not a.same_weights(b) and abs(loss(a) - loss(b)) < 1e-3,
+    ),
+    "tgt_len": Effect("--tgt_len 6", lambda a, b: b.results["training"]["tokens"] == 4 * 4 * 6),
+    "eval_tgt_len": Effect("--eval_tgt_len 5", lambda a, b: "segments of 5" in b.out and loss(a) != loss(b)),
+    "mem_len": Effect("--mem_len 2", lambda a, b: "memory 2" in b.out and learned_otherwise(a, b)),
+    "varlen": Effect("--varlen", lambda a, b: b.results["training"]["tokens"] != 4 * 4 * 8),
+    "seed": Effect("--seed 2", learned_otherwise),
+    "max_eval_steps": Effect(
+        "--max_eval_steps 2", lambda a, b: b.results["test"]["n_segments"] == 2 and loss(a) != loss(b)
+    ),
+    "log_interval": Effect("--log-interval 1", lambda a, b: (len(rates(a)), len(rates(b))) == (2, 4)),
+    "eval_interval": Effect(
+        "--eval-interval 2", lambda a, b: [len(re.findall(r"step \d+ \| valid", run.log)) for run in (a, b)] == [1, 2]
+    ),
+    "work_dir": Effect("--work_dir {place}/elsewhere-", lambda a, b: b.folder.parent.name == "elsewhere-deq-text"),
+    "name": Effect("--name mine", lambda a, b: b.folder.name == "mine"),
+    "multi_gpu": Effect("--multi_gpu", lambda a, b: "note: --multi_gpu: " in b.out and a.same_weights(b)),
+    "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.out and a.same_weights(b)),
+}
+ELSEWHERE = {"eval", "eval_n_layer", "load", "restart", "restart_dir", "debug", "cuda", "attn_type"}
+INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range", "proj_init_std"}
+
+
+def test_every_flag_has_an_effect_that_is_tested():
+    assert set(EFFECTS) | ELSEWHERE | INITIALISATION == set(flags_of(Settings))
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_flag(name, run):
+    effect = EFFECTS[name]
+    before, after = run(effect.base), run(f"{effect.base} {effect.change}".strip())
+    assert (before.status, after.status) == (0, 0), before.err + after.err
+    assert effect.check(before, after), f"before:\n{before.out}\nafter:\n{after.out}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "low", "high"),
+    [
+        ("", INJECTION, 0.02, 0.06),  # the largest of some 200 numbers from N(0, 0.01²)
+        ("--init_std 0.5", INJECTION, 1.0, 3.0),
+        ("--init uniform", INJECTION, 0.045, 0.05),
+        ("--init uniform --init_range 0.7", INJECTION, 0.65, 0.7),
+        ("--emb_init uniform", EMBEDDING, 0.009, 0.01),
+        ("--emb_init uniform --emb_init_range 0.7", EMBEDDING, 0.65, 0.7),
+        ("--d_embed 6", "crit.out_projs.0.weight", 0.015, 0.06),
+        ("--d_embed 6 --proj_init_std 0.5", "crit.out_projs.0.weight", 0.75, 3.0),
+    ],
+)
+def test_initialisation_flag(flags, key, low, high):
+    settings = parse(f"{MODEL} {flags}".split())
+    state = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
+    assert low < float(state[key].abs().max()) < high
+
+
+def test_eval_n_layer_serves_a_shallow_model(run, weights_file):
+    shallow = run(f"--eval --load {weights_file} --pretrain_steps 5 --eval_n_layer 3")
+    assert shallow.out.count("shallow: 3 applications of the cell") == 2
+    other = run(f"--eval --load {weights_file} --pretrain_steps 5 --eval_n_layer 1")
+    assert perplexities(other.out) != perplexities(shallow.out)
+    solved = run(f"--eval --load {weights_file} --pretrain_steps 5 --start_train_steps 5")
+    assert "anderson, threshold" in solved.out
+
+
+def test_load_starts_from_the_weights(run, weights_file):
+    still = run(f"--load {weights_file} --lr 1e-12")
+    wanted = torch.load(weights_file, weights_only=True)
+    assert all(torch.allclose(value, wanted[key], atol=1e-9) for key, value in still.weights.items())
+
+
+def test_restart_starts_from_a_run(run, weights_file):
+    folder = Path(weights_file).parent
+    still = run(f"--restart --restart_dir {folder} --lr 1e-12")
+    wanted = torch.load(weights_file, weights_only=True)
+    assert all(torch.allclose(value, wanted[key], atol=1e-9) for key, value in still.weights.items())
+    assert "optimizer, learning rate and the position in the data start anew" in still.out
+    assert still.folder != folder
+
+
+def test_eval_of_a_run_folder_is_that_of_its_file(run, weights_file):
+    of_folder = run(f"--eval --restart_dir {Path(weights_file).parent}")
+    assert perplexities(of_folder.out) == perplexities(run(f"--eval --load {weights_file}").out)
+
+
+def test_debug_writes_nothing_and_reports_the_same(run, place, tmp_path):
+    run("")
+    before = sorted(place.rglob("*"))
+    outcome = run(f"--debug --work_dir {tmp_path}/")
+    assert outcome.status == 0
+    assert (sorted(place.rglob("*")), list(tmp_path.iterdir())) == (before, [])
+    assert perplexities(outcome.out) == perplexities(run("").out)
+    assert "nothing was written" in outcome.out
