@@ -121,7 +121,8 @@ def test_solve_statistics_are_means_and_shares():
     assert scalars["forward/steps"] == 7
     assert scalars["forward/stopped/converged"] == scalars["forward/stopped/max_steps"] == 0.5
     assert scalars["forward/stopped/diverged"] == 0
-    assert str(solves) == "7.0 steps, residual 3.8e-01 (50% converged, 50% max_steps)"
+    assert solves.brief() == "7.0 steps to 4e-01"
+    assert str(solves) == "7.0 steps, residual 3.8e-01 (50% converged, 50% max steps)"
 
 
 def test_solve_statistics_of_no_solve():

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from utils.errors import UserError
+from utils.flag_checks import notes
 from utils.flags import expand, make_parser, parse
 from utils.settings import DATASETS, Settings, flags_of
 
@@ -221,3 +222,26 @@ def test_stage_of_a_step():
 def test_parser_takes_no_abbreviation_of_its_own():
     with pytest.raises(UserError, match="unrecognized arguments: --pretrain_step"):
         make_parser().parse_args(["--pretrain_step", "0"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_gpus", "wanted"),
+    [
+        (Settings(), 0, []),
+        (Settings(cuda=True), 2, []),
+        (Settings(), 1, ["--cuda would use it"]),
+        (Settings(multi_gpu=True), 0, ["PyTorch sees no GPU, so this run uses the CPU"]),
+        (Settings(multi_gpu=True), 1, ["--cuda is not given, so this run uses the CPU", "--cuda would"]),
+        (Settings(multi_gpu=True, cuda=True), 1, ["there is a single GPU, so this run uses one GPU"]),
+        (Settings(multi_gpu=True, cuda=True, gpu0_bsz=3), 4, ["all 4 GPUs does not exist", "--gpu0_bsz 3 is ignored"]),
+        (Settings(restart=True, restart_dir="runs/x"), 0, ["weights of runs/x; optimizer"]),
+        (Settings(eval=True, load="x", pretrain_steps=9), 0, ["--pretrain_steps 9 makes this a shallow evaluation"]),
+        (Settings(eval=True, load="x", restart=True, pretrain_steps=9, start_train_steps=9), 0, []),
+    ],
+)
+def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gpus, wanted):
+    remarks = notes(settings, n_gpus)
+    assert len(remarks) == len(wanted)
+    for remark, part in zip(remarks, wanted, strict=True):
+        assert remark.startswith("note: ")
+        assert part in remark

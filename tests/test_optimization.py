@@ -6,33 +6,35 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization import clip, clipped_parameters, make_optimizer
+from utils.optimization import clip, make_optimizer, split_for_clipping
 from utils.settings import OPTIMIZERS, Settings
 
 
-def two_layers() -> nn.ModuleDict:
+def two_layers() -> nn.Module:
     """An embedding and a softmax layer tied to it."""
     torch.manual_seed(0)
-    model = nn.ModuleDict({"word_emb": nn.Embedding(5, 3), "crit": nn.Linear(3, 5)})
-    model["crit"].weight = model["word_emb"].weight
+    model = nn.Module()
+    model.word_emb, model.crit = nn.Embedding(5, 3), nn.Linear(3, 5)
+    model.crit.weight = model.word_emb.weight
     return model
 
 
-def test_clipping_is_by_the_global_norm():
+def norm(parameters) -> float:
+    return math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in parameters))
+
+
+@pytest.mark.parametrize("clip_embeddings", [True, False])
+def test_clipping_is_by_the_global_norm_and_may_spare_the_embedding_with_what_is_tied_to_it(clip_embeddings):
     model = two_layers()
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    wanted = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
-    assert float(clip(list(model.parameters()), 0.25)) == pytest.approx(wanted)
-    assert wanted > 0.25
-    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
-    assert norm == pytest.approx(0.25, rel=1e-4)
-
-
-def test_clip_nonemb_leaves_out_the_embedding_and_what_is_tied_to_it():
-    model = two_layers()
-    assert [id(parameter) for parameter in clipped_parameters(model, embeddings=False)] == [id(model["crit"].bias)]
-    assert len(clipped_parameters(model, embeddings=True)) == 2
+    weight, bias = model.word_emb.weight, model.crit.bias
+    before = norm([weight]), norm([bias])
+    clipped, spared = split_for_clipping(model, clip_embeddings=clip_embeddings)
+    assert float(clip(clipped, spared, 0.25)) == pytest.approx(math.hypot(*before), rel=1e-5)
+    assert norm(clipped) == pytest.approx(0.25, rel=1e-4)
+    assert norm([weight]) == before[0] if not clip_embeddings else norm([weight]) < 0.25
+    assert len(clipped) + len(spared) == 2, "what is tied counts once"
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

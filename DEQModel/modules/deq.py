@@ -32,8 +32,8 @@ class DEQModule(nn.Module):
         y = (∂f/∂z*)ᵀ y + ȳ,
 
     found by the backward solver from 0, before it flows through ẑ's graph. That solve always stops on the relative
-    residual: an absolute one would let the gradient's accuracy depend on the scale of the loss. With `b_thres` 0 there is
-    no solve and y = ȳ, the gradient of a single application.
+    residual: an absolute one would let the gradient's accuracy depend on the scale of the loss. With `b_thres` 0 there
+    is no solve and y = ȳ, the gradient of a single application.
 
     The module holds settings alone: parameters belong to f, and nothing is kept between calls. Forward, evaluation and
     gradients are gated on `torch.is_grad_enabled()`, not on training mode.

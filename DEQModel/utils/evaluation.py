@@ -6,15 +6,15 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.progress import progress_bar
 from utils.settings import Settings
-from utils.solve_statistics import SolveStatistics
+from utils.solve_statistics import SolveStatistics, in_words
 
 EVAL_ROWS = 4  # rows in which a split is read; the perplexity depends on it through the rows' beginnings
 COUNT_BLOCK = 1 << 22  # tokens
@@ -26,6 +26,13 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+class Segment(Protocol):
+    """L consecutive tokens of B rows, and what follows each: (L, B) int64 both."""
+
+    tokens: Tensor
+    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,16 @@ class EvaluationReport:
     def _how_solved(self) -> str:
         if self.shallow is not None:
             return f"shallow: {self.shallow} applications of the cell"
-        stopped = ", ".join(f"{share:.0%} {reason}" for reason, share in self.stopped.items() if share > 0)
         return (
             f"{self.solver}, threshold {self.threshold}, eps {self.eps:g}, stop mode {self.stop_mode}, stop scope "
             f"{self.stop_scope}: on average {self.steps:.1f} steps, {self.evaluations:.1f} evaluations, residual "
-            f"{self.residual:.2e}; stopped: {stopped}"
+            f"{self.residual:.2e}; stopped: {in_words(self.stopped)}"
         )
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Collection, split: str, settings: Settings, *, n_layer: int | None
+    model: nn.Module, batches: Collection[Segment], split: str, settings: Settings, *, n_layer: int | None
 ) -> EvaluationReport:
     """Loss of `model` on a split: Σ nll / number of targets, segment after segment with the memory carried over.
 
@@ -155,7 +161,7 @@ def evaluate(
         loss=loss,
         n_tokens=n_tokens,
         n_segments=n_segments,
-        rows=EVAL_ROWS,
+        rows=batch.tokens.shape[1],
         segment=settings.eval_tgt_len,
         memory=settings.mem_len,
         shallow=n_layer,
@@ -167,14 +173,14 @@ def evaluate(
         steps=solves.mean_steps if solved else None,
         evaluations=solves.mean_evals if solved else None,
         residual=solves.mean_residual if solved else None,
-        stopped={reason.name.lower(): share for reason, share in solves.shares().items()} if solved else {},
+        stopped=solves.shares() if solved else {},
         seconds=time.perf_counter() - start,
     )
 
 
 def _bar_text(loss: float, speed: float, solves: SolveStatistics) -> str:
-    text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {speed:,.0f} tokens/s"
-    return f"{text}, {solves}" if solves.n_solves else text
+    text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {speed:,.0f} tok/s"
+    return f"{text}, {solves.brief()}" if solves.n_solves else text
 
 
 def unigram_counts(ids: np.ndarray, n_token: int) -> np.ndarray:

@@ -112,6 +112,11 @@ def notes(settings: Settings, n_gpus: int) -> list[str]:
         remarks.append(f"note: --gpu0_bsz {settings.gpu0_bsz} is ignored: it means something only on several GPUs")
     if n_gpus and not settings.cuda:
         remarks.append("note: there is a GPU; --cuda would use it")
+    if settings.eval and settings.eval_layers() is not None:
+        remarks.append(
+            f"note: --pretrain_steps {settings.pretrain_steps} makes this a shallow evaluation; pass "
+            "--pretrain_steps 0 to evaluate the equilibrium"
+        )
     if settings.restart and not settings.eval:
         remarks.append(
             f"note: --restart takes the weights of {settings.restart_dir}; optimizer, learning rate and the "

@@ -31,18 +31,26 @@ def set_rate(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clipped_parameters(model: nn.Module, *, embeddings: bool) -> list[nn.Parameter]:
-    """The parameters whose gradient is clipped: all, or all but those of `word_emb`.
+def split_for_clipping(model: nn.Module, *, clip_embeddings: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters whose gradient is clipped, and those that are spared: none, or the embeddings (`word_emb`).
 
     A softmax weight that is tied to the embedding is an embedding weight.
     """
-    return [
-        parameter
-        for name, parameter in model.named_parameters()  # the embedding comes first: it names what is tied
-        if embeddings or not name.startswith("word_emb.")
-    ]
+    embeddings = set() if clip_embeddings else {id(parameter) for parameter in model.word_emb.parameters()}
+    clipped, spared = [], []
+    for parameter in model.parameters():
+        (spared if id(parameter) in embeddings else clipped).append(parameter)
+    return clipped, spared
 
 
-def clip(parameters: list[nn.Parameter], largest: float) -> Tensor:
-    """Scale the gradients so that their global norm is at most `largest`; the norm before, a scalar tensor."""
-    return nn.utils.clip_grad_norm_(parameters, largest)
+def clip(clipped: list[nn.Parameter], spared: list[nn.Parameter], largest: float) -> Tensor:
+    """Scale the gradients of `clipped` so that their global norm is at most `largest`.
+
+    Returns:
+        The norm of all gradients before that, those of `spared` included; a scalar tensor.
+    """
+    norm = nn.utils.clip_grad_norm_(clipped, largest)
+    if spared:
+        gradients = [parameter.grad for parameter in spared if parameter.grad is not None]
+        norm = torch.hypot(norm, nn.utils.get_total_norm(gradients).to(norm))
+    return norm

@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+BAR = "{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # short: the figures need the room
+
 
 def progress_bar(total: int, what: str, *, initial: int = 0, keep: bool = False) -> tqdm:
     """A bar on stderr over `total` steps, silent where stderr is no terminal.
@@ -14,7 +16,7 @@ def progress_bar(total: int, what: str, *, initial: int = 0, keep: bool = False)
         initial: number of the first step.
         keep: leave the full bar on the screen.
     """
-    return tqdm(total=total, desc=what, initial=initial, leave=keep, disable=None, dynamic_ncols=True)
+    return tqdm(total=total, desc=what, initial=initial, leave=keep, disable=None, dynamic_ncols=True, bar_format=BAR)
 
 
 def has_bar() -> bool:

@@ -108,7 +108,7 @@ class Settings:
     eta_min: float = _flag(0.0, "cosine: last learning rate", least=0)
     weight_decay: float = _flag(0.0, "weight decay (decoupled with RAdam)", least=0)
     clip: float = _flag(0.25, "largest global norm of the gradient", above=0)
-    clip_nonemb: bool = _flag(False, "leave the embeddings out of the clipping and its norm")
+    clip_nonemb: bool = _flag(False, "leave the embeddings out of the clipping")
     max_step: int = _flag(200000, "number of the step at which training ends", least=1)
     batch_size: int = _flag(60, "sequences per update, over all devices", least=1)
     batch_chunk: int = _flag(1, "parts in which a batch is computed one after the other, to save memory", least=1)

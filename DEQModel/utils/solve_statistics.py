@@ -1,6 +1,7 @@
 """Means over many fixed-point solves: steps, evaluations, residual, reasons for stopping."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from modules.tracker import SolveReport, Termination
 
@@ -40,22 +41,28 @@ class SolveStatistics:
         """Residual per solve, in the stop mode of each."""
         return self.residual / self.n_solves
 
-    def shares(self) -> dict[Termination, float]:
-        """Share of the solves that ended for each reason, all reasons included."""
-        return {reason: self.reasons[reason] / self.n_solves for reason in Termination}
+    def shares(self) -> dict[str, float]:
+        """Share of the solves that ended for each reason, by its name; all reasons are there."""
+        return {reason.name.lower(): self.reasons[reason] / self.n_solves for reason in Termination}
 
     def scalars(self, prefix: str) -> dict[str, float]:
         """The means and shares by name, for a log; empty where nothing was solved."""
         if not self.n_solves:
             return {}
         means = {"steps": self.mean_steps, "evaluations": self.mean_evals, "residual": self.mean_residual}
-        stops = {f"stopped/{reason.name.lower()}": share for reason, share in self.shares().items()}
+        stops = {f"stopped/{reason}": share for reason, share in self.shares().items()}
         return {f"{prefix}/{name}": value for name, value in {**means, **stops}.items()}
+
+    def brief(self) -> str:
+        """A few words for a progress bar."""
+        return f"{self.mean_steps:.1f} steps to {self.mean_residual:.0e}" if self.n_solves else "no solve"
 
     def __str__(self) -> str:
         if not self.n_solves:
             return "no solve"
-        reasons = ", ".join(
-            f"{share:.0%} {reason.name.lower()}" for reason, share in self.shares().items() if share > 0
-        )
-        return f"{self.mean_steps:.1f} steps, residual {self.mean_residual:.1e} ({reasons})"
+        return f"{self.mean_steps:.1f} steps, residual {self.mean_residual:.1e} ({in_words(self.shares())})"
+
+
+def in_words(shares: Mapping[str, float]) -> str:
+    """The reasons that occurred, with their shares."""
+    return ", ".join(f"{share:.0%} {reason.replace('_', ' ')}" for reason, share in shares.items() if share > 0)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from utils.checkpoints import load_into, load_state_dict, save_state_dict
 from utils.errors import UserError
-from utils.evaluation import EvaluationReport, evaluate, perplexity
+from utils.evaluation import EvaluationReport, Segment, evaluate, perplexity
 from utils.experiment import WEIGHTS_FILE, Experiment
-from utils.optimization import clip, clipped_parameters, make_optimizer, set_rate
+from utils.optimization import clip, make_optimizer, set_rate, split_for_clipping
 from utils.progress import progress_bar
 from utils.schedule import Plateau, Schedule
 from utils.settings import Settings
@@ -49,8 +49,15 @@ class Window:
             **self.backward.scalars("backward"),
         }
 
-    def text(self) -> str:
-        """The means in a line."""
+    def brief(self) -> str:
+        """The means in the few words that fit beside a progress bar."""
+        loss = self.nll / self.tokens
+        text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {self.tokens / self.seconds:,.0f} tok/s"
+        if self.forward.n_solves:
+            text = f"{text}, f {self.forward.brief()}, b {self.backward.brief()}"
+        return text
+
+    def __str__(self) -> str:
         loss = self.nll / self.tokens
         parts = [
             f"lr {self.lr:.3g}",
@@ -82,20 +89,21 @@ class Trainer:
         self,
         model: nn.Module,
         settings: Settings,
-        batches: Iterable,
-        validation: Collection,
+        batches: Iterable[Segment],
+        validation: Collection[Segment],
         experiment: Experiment,
     ):
         self.model, self.settings, self.experiment = model, settings, experiment
         self.batches, self.validation = batches, validation
         self.step, self.epoch = settings.start_train_steps, 1
-        self.seconds, self.tokens = 0.0, 0  # spent on updates, validations apart
+        self.clock = time.perf_counter()  # when the last update was over
+        self.seconds, self.tokens = 0.0, 0  # spent on updates
         self.schedule = Schedule(
             settings.scheduler, settings.lr, settings.warmup_step, settings.max_step, settings.eta_min
         )
         self.plateau = Plateau(settings.lr, settings.decay_rate, settings.lr_min, settings.patience)
         self.optimizer = make_optimizer(model.parameters(), settings, self.lr)
-        self.clipped = clipped_parameters(model, embeddings=not settings.clip_nonemb)
+        self.clipped, self.spared = split_for_clipping(model, clip_embeddings=not settings.clip_nonemb)
         self.memory: list = []
         self.window = Window()
         self.best: EvaluationReport | None = None  # of the stage that the run is in
@@ -115,16 +123,18 @@ class Trainer:
         """
         last = self.settings.max_step
         self.model.train()
+        self.clock = time.perf_counter()
         with progress_bar(last, "train", initial=self.step, keep=True) as bar:
             while self.step < last:
                 self.memory = [None] * self.settings.batch_chunk
                 for batch in self.batches:
-                    self._timed_update(batch)
+                    self._account(batch, *self.update(batch))
                     if bar.update():
-                        bar.set_postfix_str(self.window.text())
+                        bar.set_postfix_str(self.window.brief())
                     self._at_intervals()
                     if self.step >= last:
                         return
+                    self.clock = time.perf_counter()
                 self.epoch += 1
 
     def _at_intervals(self) -> None:
@@ -137,11 +147,9 @@ class Trainer:
     def _shallow_stage_ends(self) -> bool:
         return self.step == self.settings.pretrain_steps and self.step > self.settings.start_train_steps
 
-    def _timed_update(self, batch) -> None:
-        start = time.perf_counter()
-        self.window.lr = self.lr
-        loss, norm = self.update(batch)
-        seconds, tokens = time.perf_counter() - start, batch.targets.numel()
+    def _account(self, batch: Segment, loss: float, norm: float) -> None:
+        """Take in an update; its time runs from the end of the one before, validations and log lines apart."""
+        seconds, tokens = time.perf_counter() - self.clock, batch.targets.numel()
         self.seconds += seconds
         self.tokens += tokens
         self.window.seconds += seconds
@@ -150,7 +158,7 @@ class Trainer:
         self.window.nll += loss * tokens
         self.window.norms += norm
 
-    def update(self, batch) -> tuple[float, float]:
+    def update(self, batch: Segment) -> tuple[float, float]:
         """One update on a batch of (L, B) tokens and targets.
 
         The rows may be computed in chunks one after the other, each weighted by its share of the rows and with
@@ -165,6 +173,7 @@ class Trainer:
         n_layer = self.settings.shallow_layers(self.step)
         n_chunks, n_rows = self.settings.batch_chunk, batch.tokens.shape[1]
         chunks = zip(batch.tokens.tensor_split(n_chunks, 1), batch.targets.tensor_split(n_chunks, 1), strict=True)
+        self.window.lr = self.lr
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
         for i, (tokens, targets) in enumerate(chunks):
@@ -176,7 +185,7 @@ class Trainer:
             if output.solve is not None:
                 self.window.forward.add(output.solve.forward)
                 self.window.backward.add(output.solve.backward)
-        norm = clip(self.clipped, self.settings.clip)
+        norm = clip(self.clipped, self.spared, self.settings.clip)
         # The host waits here, once: an update that is not finite must never reach the weights.
         loss, norm = torch.stack([sum(losses), norm]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -190,7 +199,7 @@ class Trainer:
         return loss, norm
 
     def _log(self) -> None:
-        text = f"epoch {self.epoch} | step {self.step} | {self.window.text()}"
+        text = f"epoch {self.epoch} | step {self.step} | {self.window}"
         self.experiment.log(text, routine=True)
         self.experiment.scalars(self.window.scalars(), self.step)
         self.window = Window()

@@ -1,0 +1,52 @@
+# Sourced by run_demo.sh and run_tests.sh: the virtual environment .venv beside this file.
+#
+#   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
+#
+# What is installed already is not installed again. PYTHON names the interpreter to make .venv with; else the first
+# of python3, python3.13 … python3.10 that is new enough.
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+
+stop() {
+    printf '%s: %s\n' "$(basename -- "$0")" "$1" >&2
+    exit 2
+}
+
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    if [[ -n ${PYTHON:-} ]]; then
+        new_enough "$PYTHON" || stop "PYTHON is $PYTHON, which is no Python 3.10 or newer: name another one"
+        printf '%s\n' "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+        if new_enough "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    stop "no Python 3.10 or newer found: install one, or name it with PYTHON=/path/to/python3"
+}
+
+prepare_environment() {
+    local requirements=$root/$1 venv=$root/.venv stamp base
+    python=$venv/bin/python
+    stamp=$venv/installed-$1
+    # the stamp is a copy of what was installed: it is out of date as soon as a requirement changes
+    if new_enough "$python" && cat -- "$root"/requirements*.txt | cmp -s - "$stamp"; then
+        return
+    fi
+    if ! new_enough "$python"; then
+        base=$(find_python) || exit
+        printf 'making a virtual environment in %s\n' "$venv" >&2
+        "$base" -m venv --clear "$venv" || stop "cannot make a virtual environment in $venv (on Debian: apt install python3-venv)"
+    fi
+    printf 'installing %s (the first time this downloads PyTorch)\n' "$1" >&2
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+        stop "cannot install $requirements: see pip's message above"
+    cat -- "$root"/requirements*.txt >"$stamp"
+}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# From nothing to a trained DEQ-Transformer: sets up .venv, fetches the demo corpus, trains a small model through its
+# shallow stage into its equilibrium stage, and evaluates it. A second call sets nothing up again.
+#
+#   bash run_demo.sh [more flags for train_transformer.py]
+set -euo pipefail
+# shellcheck source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare_environment requirements.txt
+if [[ ! -e $root/data/demo/test.txt ]]; then
+    PYTHON=$python bash "$root/get_data.sh" demo
+fi
+exec "$python" "$root/DEQModel/train_transformer.py" \
+    --data "$root/data/demo" --dataset text --work_dir "$root/LM-TFM-" --name demo \
+    --adaptive --cutoffs 2000 5000 --div_val 2 --wnorm \
+    --d_model 128 --n_head 4 --d_head 32 --d_inner 512 --dropout 0.05 \
+    --n_layer 3 --eval_n_layer 3 --solver broyden --f_thres 14 --b_thres 14 \
+    --batch_size 16 --tgt_len 64 --mem_len 64 --eval_tgt_len 64 \
+    --optim Adam --lr 0.002 --warmup_step 100 --pretrain_steps 600 --max_step 1200 \
+    --log-interval 50 --eval-interval 300 "$@"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The published DEQ-Transformer on WikiText-103:
+#
+#   bash run_wt103_deq_transformer.sh train [more flags]
+#   bash run_wt103_deq_transformer.sh eval --load FILE.pkl --mem_len 300 --pretrain_step 0 [more flags]
+#
+# Flags given here come after the published ones and so take their place. Uses .venv/bin/python where it exists, else
+# $PYTHON or python3. Paths in the flags are relative to the caller's folder.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+python=${PYTHON:-python3}
+if [[ -x $root/.venv/bin/python && -z ${PYTHON:-} ]]; then
+    python=$root/.venv/bin/python
+fi
+
+published=(
+    --data "$root/data/wikitext-103" --dataset wt103
+    --adaptive --div_val 4
+    --n_layer 2 --eval_n_layer 24
+    --d_embed 700 --d_model 700 --n_head 10 --d_head 70 --d_inner 48000
+    --dropout 0.05 --dropatt 0.0
+    --optim Adam --lr 0.00025 --warmup_step 16000 --pretrain_steps 16000
+    --eval-interval 5000 --max_step 300000
+    --tgt_len 150 --mem_len 150 --eval_tgt_len 150
+    --wnorm
+    --solver broyden --stop_mode rel --f_thres 25 --b_thres 35
+    --batch_size 56 --gpu0_bsz 14 --multi_gpu
+)
+
+command=${1:-}
+[[ $# -eq 0 ]] || shift
+case $command in
+train) ;;
+eval) published+=(--eval) ;;
+*)
+    printf 'run_wt103_deq_transformer.sh: the first argument is "%s": pass train or eval, then more flags\n' "$command" >&2
+    exit 2
+    ;;
+esac
+
+# With a GPU the published settings run on it; without one they run on the CPU, which takes weeks to train.
+if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    published+=(--cuda)
+fi
+exec "$python" "$root/DEQModel/train_transformer.py" "${published[@]}" "$@"
