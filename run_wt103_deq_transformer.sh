@@ -2,7 +2,7 @@
 # The published DEQ-Transformer on WikiText-103:
 #
 #   bash run_wt103_deq_transformer.sh train [more flags]
-#   bash run_wt103_deq_transformer.sh eval --load FILE.pkl --mem_len 300 --pretrain_step 0 [more flags]
+#   bash run_wt103_deq_transformer.sh eval --load FILE.pkl [more flags]
 #
 # Flags given here come after the published ones and so take their place. Uses .venv/bin/python where it exists, else
 # $PYTHON or python3. Paths in the flags are relative to the caller's folder.
@@ -32,7 +32,7 @@ command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
 train) ;;
-eval) published+=(--eval) ;;
+eval) published+=(--eval --f_thres 30 --mem_len 300 --pretrain_steps 0) ;; # as the published model was evaluated
 *)
     printf 'run_wt103_deq_transformer.sh: the first argument is "%s": pass train or eval, then more flags\n' "$command" >&2
     exit 2
