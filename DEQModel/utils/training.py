@@ -18,6 +18,7 @@ from utils.evaluation import EvaluationReport, Segment, evaluate, perplexity
 from utils.experiment import WEIGHTS_FILE, Experiment
 from utils.optimization import clip, make_optimizer, set_rate, split_for_clipping
 from utils.progress import progress_bar
+from utils.results import TrainingTotals
 from utils.schedule import Plateau, Schedule
 from utils.settings import Settings
 from utils.solve_statistics import SolveStatistics
@@ -236,14 +237,9 @@ class Trainer:
         else:
             save_state_dict(self.model, self.experiment.folder / WEIGHTS_FILE)
 
-    def summary(self) -> dict[str, float]:
-        """What the updates took: their number, tokens, seconds (validations apart) and tokens per second."""
-        return {
-            "updates": self.step - self.settings.start_train_steps,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "tokens_per_second": self.tokens / max(self.seconds, 1e-9),
-        }
+    def totals(self) -> TrainingTotals:
+        """What the updates took, validations apart."""
+        return TrainingTotals(self.step - self.settings.start_train_steps, self.tokens, self.seconds)
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
