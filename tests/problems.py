@@ -16,6 +16,7 @@ class Problem:
     f: Callable[[Tensor], Tensor]
     start: Tensor
     equilibrium: Tensor
+    radius: float  # largest |eigenvalue| of ∂f/∂z, or a bound below 1: the rate of plain iteration
 
 
 def _linear(matrix: Tensor, offset: Tensor, dtype: torch.dtype) -> Problem:
@@ -23,7 +24,8 @@ def _linear(matrix: Tensor, offset: Tensor, dtype: torch.dtype) -> Problem:
     identity = torch.eye(len(matrix), dtype=matrix.dtype)
     equilibrium = torch.linalg.solve(identity - matrix, offset.t()).t()
     a, b = matrix.to(dtype), offset.to(dtype)
-    return Problem(lambda z: z @ a.t() + b, torch.zeros_like(b), equilibrium)
+    radius = torch.linalg.eigvals(matrix).abs().max().item()
+    return Problem(lambda z: z @ a.t() + b, torch.zeros_like(b), equilibrium, radius)
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -73,7 +75,7 @@ def tanh(dtype: torch.dtype) -> Problem:
     for _ in range(300):
         z = torch.tanh(z @ weight + offset)
     w, b = weight.to(dtype), offset.to(dtype)
-    return Problem(lambda x: torch.tanh(x @ w + b), torch.zeros_like(b), z)
+    return Problem(lambda x: torch.tanh(x @ w + b), torch.zeros_like(b), z, 0.7)
 
 
 def image(dtype: torch.dtype) -> Problem:
@@ -83,7 +85,7 @@ def image(dtype: torch.dtype) -> Problem:
     for _ in range(300):
         z = 0.5 * torch.cos(z.roll(1, dims=3)) + offset
     b = offset.to(dtype)
-    return Problem(lambda x: 0.5 * torch.cos(x.roll(1, dims=3)) + b, torch.zeros_like(b), z)
+    return Problem(lambda x: 0.5 * torch.cos(x.roll(1, dims=3)) + b, torch.zeros_like(b), z, 0.5)
 
 
 PROBLEMS: dict[str, Callable[[torch.dtype], Problem]] = {

@@ -9,12 +9,14 @@ import pytest
 import torch
 from problems import PROBLEMS
 
-from modules.solvers import SOLVERS, History, anderson, broyden
+from modules.broyden import History
+from modules.solvers import SOLVERS, anderson, broyden
 from modules.tracker import STAGNATION_WINDOW, Termination
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "solvers.npz")
 GOLDEN_RUNS = sorted(name.removesuffix("_result") for name in GOLDEN.files if name.endswith("_result"))
 FIRST_GOLDEN_STEP = {"broyden": 1, "anderson": 2}  # the original's traces begin there
+PUBLISHED_RIDGE = {"lam": 1e-4}
 WITHOUT_RIDGE = {"lam": 0.0}  # the published absolute ridge stalls at small residuals
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 6e-2}
 
@@ -27,7 +29,8 @@ def golden_map(z):
 @pytest.mark.parametrize("run", GOLDEN_RUNS)
 def test_iterates_are_the_originals(run):
     solver, threshold, mode, eps = re.fullmatch(r"(\w+?)_(?:m3\S*_)?thr(\d+)_(\w+)_eps(\S+)", run).groups()
-    options = {"m": 3, "lam": 1e-6, "beta": 0.7} if "_m3_" in run else {}
+    options = {"m": 3, "lam": 1e-6, "beta": 0.7} if "_m3_" in run else PUBLISHED_RIDGE
+    options = options if solver == "anderson" else {}
     result = SOLVERS[solver](
         golden_map,
         torch.from_numpy(GOLDEN["z0"]),
@@ -113,6 +116,8 @@ def test_anderson_minimises_the_mixed_residual(beta):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_known_equilibria_are_reached(solver, name, dtype):
     problem = PROBLEMS[name](dtype)
+    if solver == "fixed_point" and problem.radius > 0.85:
+        pytest.skip("plain iteration needs too long, or diverges")
     eps = {torch.float64: 1e-11, torch.float32: 3e-6, torch.bfloat16: 2e-2}[dtype]
     options = WITHOUT_RIDGE if solver == "anderson" else {}
     result = SOLVERS[solver](problem.f, problem.start, threshold=200, eps=eps, **options)
@@ -122,7 +127,7 @@ def test_known_equilibria_are_reached(solver, name, dtype):
     if dtype == torch.float64 or result.report.termination is Termination.CONVERGED:
         assert result.report.termination is Termination.CONVERGED
         # non-normal and expanding maps turn a small residual into a larger error
-        worst = 50 if name in ("non_normal", "expanding") else 1
+        worst = 50 if name in ("non_normal", "expanding") else 4 if solver == "fixed_point" else 1
         assert (result.value.double() - problem.equilibrium).abs().max() < worst * TOLERANCE[dtype] * scale
     assert result.report.n_evals <= 201
 
@@ -133,6 +138,8 @@ def test_known_equilibria_are_reached(solver, name, dtype):
 )
 def test_contractions_converge_in_single_and_double_precision(solver, name, dtype):
     problem = PROBLEMS[name](dtype)
+    if solver == "fixed_point" and problem.radius > 0.85:
+        pytest.skip("plain iteration needs too long, or diverges")
     options = WITHOUT_RIDGE if solver == "anderson" else {}
     report = SOLVERS[solver](problem.f, problem.start, threshold=60, eps=1e-4, **options).report
     assert report.termination is Termination.CONVERGED
@@ -295,17 +302,21 @@ def test_anderson_needs_a_window():
         anderson(lambda z: z, torch.zeros(1, 2), threshold=3, m=0)
 
 
-def test_history_grows_as_it_fills_and_stays_contiguous():
+@pytest.mark.parametrize("limit", [3, 21, 40])
+def test_history_holds_the_newest_columns(limit):
     like = torch.zeros(2, 5)
-    history = History(like, limit=21)
-    columns = torch.randn(21, 2, 5)
+    history = History(like, limit=limit)
+    columns = torch.randn(30, 2, 5)
     for i, column in enumerate(columns):
-        history.append(column)
+        assert history.append(column) == (i >= limit)
         assert history.block.is_contiguous()
-        assert history.block.shape[1] <= max(8, 2 * (i + 1), 21)
-        assert torch.equal(history.columns, columns[: i + 1].transpose(0, 1))
-    assert history.block.shape == (2, 21, 5)
-    assert History(like, limit=3).block.shape == (2, 3, 5)
+        assert history.block.shape[1] <= min(limit, max(8, 2 * (i + 1)))
+        held = columns[max(0, i + 1 - limit) : i + 1].transpose(0, 1)  # (B, m, N)
+        vectors = torch.randn(2, 3, 5)
+        torch.testing.assert_close(history.inner(vectors), vectors @ held.transpose(1, 2))
+        weights = torch.randn(2, held.shape[1])
+        torch.testing.assert_close(history.combine(weights), (weights[:, :, None] * held).sum(1))
+        assert torch.equal(history.newest, column)
 
 
 def test_early_convergence_does_not_pay_for_the_threshold(monkeypatch):

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
-from modules.solvers import SOLVERS, FixedPointFn
-from modules.tracker import STOP_MODES, SolveReport
+from modules.gradients import attach_implicit, phantom, unrolled
+from modules.jacobian import jacobian_loss
+from modules.solvers import SOLVERS
+from modules.state import State, StateLayout
+from modules.tracker import STOP_MODES, STOP_SCOPES, SolveReport, SolverResult, Tracker
+
+GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
+BACKWARD_STARTS = ("zero", "shine")
 
 
 @dataclass
 class SolveInfo:
-    """Reports of an equilibrium's two solves; `backward` is None until a gradient has been asked for."""
+    """Reports of an equilibrium's two solves; `backward` is None until a gradient has been asked for.
+
+    `jacobian_loss` is the differentiable penalty, where it was asked for.
+    """
 
     forward: SolveReport
     backward: SolveReport | None = None
+    jacobian_loss: Tensor | None = None
 
 
 class DEQModule(nn.Module):
@@ -26,26 +40,40 @@ class DEQModule(nn.Module):
     Forward: z* comes from the solver without gradients. Where gradients are enabled, f is applied once more and
     ẑ = f(z*) is returned, so that its graph reaches f's parameters and inputs; where they are not, z* itself is.
 
-    Backward: with ȳ the gradient that arrives at the output, the implicit function theorem asks for
-    ȳᵀ (I - ∂f/∂z*)⁻¹ ∂f/∂θ. A hook replaces ȳ by the solution y of
+    Backward, in the mode "implicit": with ȳ the gradient that arrives at the output, the implicit function theorem asks
+    for ȳᵀ (I - ∂f/∂z*)⁻¹ ∂f/∂θ. A hook replaces ȳ by the solution y of
 
         y = (∂f/∂z*)ᵀ y + ȳ,
 
-    found by the backward solver from 0, before it flows through ẑ's graph. That solve always stops on the relative
-    residual: an absolute one would let the gradient's accuracy depend on the scale of the loss. With `b_thres` 0 there
-    is no solve and y = ȳ, the gradient of a single application.
+    found by the backward solver, before it flows through ẑ's graph. With `b_thres` 0 there is no solve: y is what that
+    would have started from. The other modes:
 
-    The module holds settings alone: parameters belong to f, and nothing is kept between calls. Forward, evaluation and
-    gradients are gated on `torch.is_grad_enabled()`, not on training mode.
+        one_step   y = ȳ, the gradient of a single application (Jacobian-free, arXiv 2103.12803)
+        phantom    K damped applications from z*, with their ordinary gradient (arXiv 2111.05177)
+        unroll     f_thres plain applications from z0 instead of a solver, each recomputed on backward; the exact
+                   gradient of that iteration. Without gradients the solver is used all the same.
+
+    The module holds settings alone: parameters belong to f, and nothing is kept between calls. It depends on
+    `torch.is_grad_enabled()`, not on training mode, but for `f_thres_delta`.
 
     Args:
-        solver: name of the forward and backward solver, a key of `SOLVERS`.
+        solver, b_solver: names of the forward and backward solvers, keys of `SOLVERS`; None for the same one.
         f_thres, b_thres: largest number of steps, forward and backward.
         f_eps, b_eps: residuals at which the solves have converged.
-        stop_mode: residual of the forward solve, "rel" or "abs".
+        stop_mode, b_stop_mode: "rel" or "abs". An absolute backward test lets the gradient's accuracy depend on the
+            scale of the loss.
+        stop_scope: "batch" stops both solves on the whole batch's residual, "sequence" each sequence on its own.
+        grad: one of GRADIENTS.
+        phantom_steps, phantom_damping: K ≥ 1 and λ in (0, 1].
+        b_init: start of the backward solve: "zero" (ȳ after one application), or "shine": the transpose of the forward
+            Broyden solve's inverse Jacobian, applied to ȳ (arXiv 2106.00553). Needs solver "broyden" and the scope
+            "batch".
+        f_thres_delta: in training mode the forward threshold is drawn from f_thres - delta … f_thres + delta.
+        f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
+            b_options None means f_options.
 
     Raises:
-        ValueError: an unknown solver or stop mode, a negative threshold or eps.
+        ValueError: unknown names or options, numbers out of range, combinations that make no sense.
 
     Source: Bai, Kolter and Koltun, Deep Equilibrium Models, arXiv 1909.01377, theorem 1.
     """
@@ -54,100 +82,169 @@ class DEQModule(nn.Module):
         self,
         *,
         solver: str = "broyden",
+        b_solver: str | None = None,
         f_thres: int = 50,
         b_thres: int = 80,
         f_eps: float = 1e-3,
         b_eps: float = 1e-3,
         stop_mode: str = "rel",
+        b_stop_mode: str = "rel",
+        stop_scope: str = "batch",
+        grad: str = "implicit",
+        phantom_steps: int = 5,
+        phantom_damping: float = 0.5,
+        b_init: str = "zero",
+        f_thres_delta: int = 0,
+        f_options: Mapping[str, Any] | None = None,
+        b_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        if solver not in SOLVERS:
-            raise ValueError(f"solver is {solver!r}: choose one of {', '.join(SOLVERS)}")
-        if stop_mode not in STOP_MODES:
-            raise ValueError(f"stop_mode is {stop_mode!r}: choose one of {', '.join(STOP_MODES)}")
-        limits = {"f_thres": f_thres, "b_thres": b_thres, "f_eps": f_eps, "b_eps": b_eps}
-        for name, number in limits.items():
-            if not number >= 0:
-                raise ValueError(f"{name} is {number}: pass 0 or more")
-        self.solver, self.stop_mode = solver, stop_mode
-        self.f_thres, self.b_thres = f_thres, b_thres
-        self.f_eps, self.b_eps = f_eps, b_eps
+        _check_choice("solver", solver, SOLVERS)
+        _check_choice("b_solver", b_solver or solver, SOLVERS)
+        _check_choice("stop_mode", stop_mode, STOP_MODES)
+        _check_choice("b_stop_mode", b_stop_mode, STOP_MODES)
+        _check_choice("stop_scope", stop_scope, STOP_SCOPES)
+        _check_choice("grad", grad, GRADIENTS)
+        _check_choice("b_init", b_init, BACKWARD_STARTS)
+        least = {"f_thres": 0, "b_thres": 0, "f_eps": 0, "b_eps": 0, "phantom_steps": 1, "f_thres_delta": 0}
+        given = locals()
+        for name, smallest in least.items():
+            if not given[name] >= smallest:
+                raise ValueError(f"{name} is {given[name]}: pass {smallest} or more")
+        if not 0 < phantom_damping <= 1:
+            raise ValueError(f"phantom_damping is {phantom_damping}: pass a number above 0 and at most 1")
+        if b_init == "shine" and (solver != "broyden" or stop_scope != "batch"):
+            raise ValueError(
+                f"b_init 'shine' shares the Broyden solve of a whole batch, but solver is {solver!r} and stop_scope "
+                f"{stop_scope!r}: pass solver='broyden' and stop_scope='batch'"
+            )
+        self.solver, self.b_solver = solver, b_solver or solver
+        self.f_thres, self.b_thres, self.f_eps, self.b_eps = f_thres, b_thres, f_eps, b_eps
+        self.stop_mode, self.b_stop_mode, self.stop_scope = stop_mode, b_stop_mode, stop_scope
+        self.grad, self.phantom_steps, self.phantom_damping = grad, phantom_steps, phantom_damping
+        self.b_init, self.f_thres_delta = b_init, f_thres_delta
+        self.f_options = _checked_options("f_options", solver, f_options)
+        inherited = f_options if b_options is None and self.b_solver == solver else b_options
+        self.b_options = _checked_options("b_options", self.b_solver, inherited)
 
     def extra_repr(self) -> str:
-        return (
-            f"solver={self.solver!r}, f_thres={self.f_thres}, b_thres={self.b_thres}, "
-            f"f_eps={self.f_eps}, b_eps={self.b_eps}, stop_mode={self.stop_mode!r}"
-        )
+        """The settings."""
+        return ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
 
-    def forward(self, f: FixedPointFn, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+    def forward(self, f: Callable[[State], State], z0: State, *, jacobian_samples: int = 0) -> tuple[State, SolveInfo]:
         """Solves z = f(z) from z0.
 
         Args:
-            f: the map, (B, *) -> (B, *) in the same shape, dtype and device, free of side effects: it is called many
-                times. Everything it closes over may require gradients.
-            z0: the start (B, *); no gradient flows into it.
+            f: the map, (B, *) -> (B, *) in the same shape, dtype and device, or a map of tuples of such tensors; free
+                of side effects: it is called many times. Everything it closes over may require gradients. With the
+                scope "sequence", a method `select(rows)` that gives the same map for some sequences saves work.
+            z0: the start, a tensor or a tuple; no gradient flows into it.
+            jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; needs gradients enabled.
 
         Returns:
-            ẑ = f(z*) (B, *) with gradients enabled, z* without; and the reports of the solves. The backward report
-            appears in it when `backward` has run.
+            ẑ = f(z*) with gradients enabled, z* without; and the reports of the solves. The backward report appears in
+            it when `backward` has run.
 
         Raises:
             ValueError: f changes the shape or dtype of its argument.
-            RuntimeError: on backward, when second derivatives are asked for (create_graph=True).
+            RuntimeError: on backward, when second derivatives of the implicit gradient are asked for.
         """
+        if isinstance(z0, tuple):
+            layout = StateLayout.of(z0)
+            packed, info = self.forward(layout.packed(f), layout.pack(z0), jacobian_samples=jacobian_samples)
+            return layout.unpack(packed), info
+        z0 = z0.detach()
+        if self.grad == "unroll" and torch.is_grad_enabled():
+            return self._unroll(f, z0)
         with torch.no_grad():
-            result = SOLVERS[self.solver](
-                _same_kind(f), z0.detach(), threshold=self.f_thres, eps=self.f_eps, stop_mode=self.stop_mode
-            )
+            result = self._solve_forward(f, z0)
         info = SolveInfo(result.report)
         if not torch.is_grad_enabled():
             return result.value, info
+        if self.grad == "phantom":
+            return phantom(f, result.value, steps=self.phantom_steps, damping=self.phantom_damping), info
         z_star = result.value.detach().requires_grad_()
         f_star = f(z_star)
-        return self._implicit(f_star, z_star, info), info
+        if jacobian_samples:
+            info.jacobian_loss = jacobian_loss(f_star, z_star, samples=jacobian_samples)
+        if self.grad == "one_step":
+            return f_star, info
+        return self._implicit(f_star, z_star, result, info), info
 
-    def _implicit(self, f_star: Tensor, z_star: Tensor, info: SolveInfo) -> Tensor:
-        """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes y = (∂f/∂z)ᵀ y + ȳ.
+    def _solve_forward(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> SolverResult:
+        threshold = self.f_thres
+        if self.training and self.f_thres_delta:
+            threshold += int(torch.randint(-self.f_thres_delta, self.f_thres_delta + 1, ()))
+        return SOLVERS[self.solver](
+            f,
+            z0,
+            threshold=max(threshold, 0),
+            eps=self.f_eps,
+            stop_mode=self.stop_mode,
+            stop_scope=self.stop_scope,
+            **self.f_options,
+        )
 
-        The hook sits on the copy, so that the products with (∂f/∂z)ᵀ, which start at f_star, never meet it: it need
-        not be removed, any number of backward passes gives the same gradient, and it dies with the graph. A view would
-        not do: changing it in place would move the hook's place in the graph.
-        """
-        if not f_star.requires_grad:
-            return f_star
-        f_edge = get_gradient_edge(f_star)
-        solver, threshold, eps = SOLVERS[self.solver], self.b_thres, self.b_eps
-
-        def solve_backward(grad: Tensor | None) -> Tensor | None:
-            if torch.is_grad_enabled():
-                raise RuntimeError(
-                    "the implicit gradient has no second derivative here: call backward without create_graph=True"
-                )
-            if grad is None or threshold == 0:
-                return grad
-
-            def transposed(y: Tensor) -> Tensor:
-                (product,) = torch.autograd.grad(f_edge, z_star, y, retain_graph=True, allow_unused=True)
-                return grad if product is None else product + grad
-
-            result = solver(transposed, torch.zeros_like(grad), threshold=threshold, eps=eps, stop_mode="rel")
-            info.backward = result.report
-            return result.value
-
-        output = f_star.clone()
-        output.register_hook(solve_backward)
-        return output
-
-
-def _same_kind(f: FixedPointFn) -> FixedPointFn:
-    """f, checked to keep shape and dtype."""
-
-    def checked(z: Tensor) -> Tensor:
-        fz = f(z)
-        if fz.shape != z.shape or fz.dtype != z.dtype:
-            raise ValueError(
-                f"f maps {tuple(z.shape)} {z.dtype} to {tuple(fz.shape)} {fz.dtype}: both must be the same"
+    def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
+        solve = None
+        if self.b_thres > 0:
+            solve = partial(
+                SOLVERS[self.b_solver],
+                threshold=self.b_thres,
+                eps=self.b_eps,
+                stop_mode=self.b_stop_mode,
+                stop_scope=self.stop_scope,
+                **self.b_options,
             )
-        return fz
+        if self.b_init == "shine" and result.jacobian is not None:
+            jacobian = result.jacobian
 
-    return checked
+            def guess(grad: Tensor) -> Tensor:
+                return jacobian.transposed(grad.flatten(1)).view_as(grad)
+
+        elif solve is None:
+            guess = _unchanged
+        else:
+            guess = torch.zeros_like
+
+        def finished(backward: SolverResult) -> None:
+            info.backward = backward.report
+
+        return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished)
+
+    def _unroll(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        before, z = unrolled(f, z0, steps=self.f_thres)
+        with torch.no_grad():
+            start, image = before.detach().flatten(1), z.detach().flatten(1)
+            tracker = Tracker(
+                start,
+                positions=1,
+                eps=self.f_eps,
+                stop_mode=self.stop_mode,
+                stop_scope=self.stop_scope,
+                first_candidate=0,
+            )
+            if self.f_thres:
+                tracker.record(range(len(start)), start, image, image - start)
+        steps = {"n_steps": self.f_thres, "n_evals": self.f_thres, "best_step": self.f_thres}
+        return z, SolveInfo(dataclasses.replace(tracker.result().report, **steps))
+
+
+def _unchanged(grad: Tensor) -> Tensor:
+    return grad
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+
+
+def _checked_options(name: str, solver: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options, if the solver knows them all."""
+    options = dict(options or {})
+    own = {"f", "z0", "threshold", "eps", "stop_mode", "stop_scope"}
+    known = [option for option in inspect.signature(SOLVERS[solver]).parameters if option not in own]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name}: {solver} has no option {option!r}: choose from {', '.join(known)}")
+    return options

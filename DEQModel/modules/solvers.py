@@ -1,49 +1,147 @@
 """Fixed-point solvers: find z with z = f(z), where f maps (B, *) to the same shape.
 
-Shape legend: B sequences in the batch, N entries of one sequence's state (all dimensions but the first, flattened),
-m stored columns of a history. Residual g(z) = f(z) - z.
+Shape legend: B sequences in the batch, N entries of one sequence's state (all dimensions but the first, flattened).
+Residual g(z) = f(z) - z.
 
-Every solver takes full steps, keeps the iterate of lowest residual, and returns a `SolverResult`: the value, why the
-solver stopped, and one residual per evaluation of f. `modules.tracker.Tracker` owns the norms, the traces, the best
-iterate and the stop rule, so that a solver's body reads as the textbook iteration. The solvers run in whatever grad
-mode they are called in; `modules.deq.DEQModule` calls them without gradients.
+A solver is a *method*, which proposes the next iterate from an evaluation, and the loop `solve`, which all methods
+share: it evaluates f, lets a `Tracker` judge the residuals, and drops sequences that have finished. The solvers run in
+whatever grad mode they are called in; `modules.deq.DEQModule` calls them without gradients.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from modules.tracker import SolverResult, Tracker, accumulation_dtype
+from modules.anderson import AndersonWindow
+from modules.broyden import InverseJacobian
+from modules.tracker import SolverResult, Tracker
 
 FixedPointFn = Callable[[Tensor], Tensor]  # z (B, *) -> f(z), same shape
 
+COMPACT_BELOW = 0.75  # share of the sequences that f sees which are still open, below which the others leave
 
-class History:
-    """Columns (B, m, N) in one contiguous block that doubles as it fills, up to `limit` columns."""
+
+class Method(Protocol):
+    """Proposes iterates; keeps what it needs of the past, per sequence."""
+
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        """The next iterate (b, N) after fz = f(z) and g = fz - z."""
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these sequences only."""
+
+
+class FixedPoint:
+    """z ← z + damping · g."""
+
+    def __init__(self, damping: float):
+        if not 0 < damping <= 1:
+            raise ValueError(f"damping is {damping}: pass a number above 0 and at most 1")
+        self.damping = damping
+
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        return fz if self.damping == 1 else z + self.damping * g
+
+    def select(self, rows: Tensor) -> None:
+        pass
+
+
+class Broyden:
+    """z ← z - B g with Broyden's estimate B of the inverse Jacobian of g."""
 
     def __init__(self, like: Tensor, limit: int):
-        n_batch, n_state = like.shape
-        self.limit = limit
-        self.block = like.new_empty(n_batch, min(limit, 8), n_state)
-        self.size = 0
+        self.jacobian = InverseJacobian(like, limit)
+        self.step: Tensor | None = None  # s_n, the step that led to the newest iterate
 
-    def append(self, column: Tensor) -> None:
-        """Adds a column (B, N)."""
-        if self.size == self.block.shape[1]:
-            n_batch, capacity, n_state = self.block.shape
-            grown = self.block.new_empty(n_batch, min(2 * capacity, self.limit), n_state)
-            grown[:, :capacity] = self.block
-            self.block = grown
-        self.block[:, self.size] = column
-        self.size += 1
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        if self.step is None:
+            self.step = g  # B_0 = -I
+            return fz
+        self.jacobian.append(self.step)
+        self.step = self.jacobian.next_step(g)
+        return z + self.step
 
-    @property
-    def columns(self) -> Tensor:
-        """(B, m, N): what has been appended so far, a view."""
-        return self.block[:, : self.size]
+    def finish(self) -> InverseJacobian:
+        """The estimate with the last step taken in."""
+        if self.step is not None:
+            self.jacobian.append(self.step)
+        return self.jacobian
+
+    def select(self, rows: Tensor) -> None:
+        self.jacobian.select(rows)
+        self.step = self.step[rows]
+
+
+class Anderson:
+    """z ← β αᵀF + (1 - β) αᵀX over a window of past iterates; the first step is plain."""
+
+    def __init__(self, window: AndersonWindow):
+        self.window = window
+
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        self.window.store(fz, g)
+        return self.window.mix() if self.window.stored > 1 else fz
+
+    def select(self, rows: Tensor) -> None:
+        self.window.select(rows)
+
+
+def solve(
+    f: FixedPointFn,
+    z0: Tensor,
+    method: Method,
+    *,
+    max_evals: int,
+    first_candidate: int,
+    eps: float,
+    stop_mode: str,
+    stop_scope: str,
+) -> SolverResult:
+    """Iterates `method` on f from z0 until the stop rule ends it or f has been evaluated max_evals times.
+
+    With the scope "sequence", finished sequences are held at their best iterate; where f has a method `select(rows)`,
+    which gives the same map for some of the sequences (rows: a (b,) index tensor), they leave the batch that f sees
+    once enough of them have finished.
+    """
+    shape = z0.shape
+    start = z = z0.flatten(1)
+    tracker = Tracker(
+        start,
+        positions=shape[1] if z0.dim() > 2 else 1,
+        eps=eps,
+        stop_mode=stop_mode,
+        stop_scope=stop_scope,
+        first_candidate=first_candidate,
+    )
+    rows = list(range(len(z0)))
+    for k in range(max_evals):
+        fz = f(z.view(-1, *shape[1:]))
+        if fz.shape[1:] != shape[1:] or len(fz) != len(z) or fz.dtype != z.dtype:
+            raise ValueError(
+                f"f maps {(len(z), *shape[1:])} {z.dtype} to {tuple(fz.shape)} {fz.dtype}: both must be the same"
+            )
+        fz = fz.flatten(1)
+        g = fz - z
+        if tracker.record(rows, z, fz, g) or k == max_evals - 1:
+            break
+        z = method.advance(z, fz, g)
+        if tracker.per_sequence and not (is_open := tracker.is_open(rows)).all():
+            if is_open.mean() < COMPACT_BELOW and hasattr(f, "select"):
+                kept = torch.tensor(is_open.nonzero()[0], device=z.device)
+                rows = [row for row, still in zip(rows, is_open, strict=True) if still]
+                f = f.select(kept)
+                method.select(kept)
+                z = z[kept]
+            else:
+                mask = torch.tensor(is_open, device=z.device).unsqueeze(1)
+                z = torch.where(mask, z, tracker.best[torch.tensor(rows, device=z.device)])
+    result = tracker.result()
+    return SolverResult(result.value.view(shape), result.report)
 
 
 def _check_threshold(threshold: int) -> None:
@@ -51,68 +149,20 @@ def _check_threshold(threshold: int) -> None:
         raise ValueError(f"threshold is {threshold}: pass 0 or more")
 
 
-def _inner(block: Tensor, rows: Tensor) -> Tensor:
-    """Inner products of rows (B, r, N) with a block's columns (B, m, N): (B, r, m), in one pass over the block."""
-    return torch.bmm(rows, block.transpose(1, 2)).to(accumulation_dtype(rows))
-
-
-def _combine(weights: Tensor, block: Tensor) -> Tensor:
-    """Σ_j weights_j · column_j: (B, m) with (B, m, N) -> (B, N)."""
-    return torch.bmm(weights.to(block.dtype).unsqueeze(1), block).squeeze(1)
-
-
-class InverseJacobian:
-    """Broyden's estimate B of the inverse Jacobian of g, from the steps alone.
-
-    With full steps s_{n+1} = -B_{n+1} g_{n+1}, the "good" Broyden update from B_0 = -I is the product
-
-        -B_n = (I + ρ_{n-1} s_n s_{n-1}ᵀ) … (I + ρ_0 s_1 s_0ᵀ),    ρ_j = 1 / ‖s_j‖²
-
-    (C. T. Kelley, Iterative Methods for Linear and Nonlinear Equations, SIAM 1995, chapter 7), so one history of
-    steps stands for the two of Σ u vᵀ. Unrolling the product with the Gram matrix of the steps gives, for any g,
-    -B_n g = g + Σ_j c_j s_{j+1} with c = T S g, where row n of the lower-triangular T (m, m) is
-
-        T_n = ρ_n (e_n + Σ_{i<n} ⟨s_n, s_{i+1}⟩ T_i).
-
-    T is kept explicitly: a step reads the history twice, without a sequential loop. A step of zero length or an update
-    without a finite scale leaves the estimate as it is (ρ = 0).
-    """
-
-    def __init__(self, like: Tensor, max_steps: int):
-        self.steps = History(like, max_steps)
-        self.coefficients = like.new_zeros(like.shape[0], max_steps, max_steps, dtype=accumulation_dtype(like))  # T
-
-    def append(self, step: Tensor) -> None:
-        """Adds a step s_n (B, N) that has been taken."""
-        self.steps.append(step)
-
-    def next_step(self, g: Tensor) -> Tensor:
-        """s_{n+1} = -B_{n+1} g (B, N) for the residual g found after the last appended step.
-
-        -B_{n+1} g = d + c_n s_{n+1} with d = -B_n g, and so s_{n+1} = d / (1 - c_n).
-        """
-        steps, n = self.steps.columns, self.steps.size - 1
-        products = _inner(steps, torch.stack([g, steps[:, n]], dim=1))  # (B, 2, n + 1)
-        with_g, with_last = products[:, 0], products[:, 1]
-        rho = 1 / with_last[:, n]
-        rho = torch.where(torch.isfinite(rho), rho, 0)
-        t = self.coefficients
-        if n > 0:
-            t[:, n, :n] = rho[:, None] * torch.bmm(with_last[:, None, 1:], t[:, :n, :n]).squeeze(1)
-        t[:, n, n] = rho
-        c = torch.bmm(t[:, : n + 1, : n + 1], with_g[..., None]).squeeze(2)
-        d = g + _combine(c[:, :n], steps[:, 1:]) if n > 0 else g
-        scale = 1 / (1 - c[:, n])
-        accepted = torch.isfinite(scale)
-        t[:, n] = torch.where(accepted[:, None], t[:, n], 0)
-        return d * torch.where(accepted, scale, 1).to(g.dtype)[:, None]
-
-
-def broyden(f: FixedPointFn, z0: Tensor, *, threshold: int, eps: float = 1e-3, stop_mode: str = "rel") -> SolverResult:
+def broyden(
+    f: FixedPointFn,
+    z0: Tensor,
+    *,
+    threshold: int,
+    eps: float = 1e-3,
+    stop_mode: str = "rel",
+    stop_scope: str = "batch",
+    history: int | None = None,
+) -> SolverResult:
     """Broyden's "good" method on g(z) = f(z) - z, with full steps and an inverse update from B_0 = -I.
 
     z_{n+1} = z_n - B_n g_n; inner products run over each sequence's own entries, so the estimates B are one per
-    sequence; the residual that stops the solve is that of the whole batch.
+    sequence.
 
     Args:
         f: the map, (B, *) -> (B, *).
@@ -120,33 +170,33 @@ def broyden(f: FixedPointFn, z0: Tensor, *, threshold: int, eps: float = 1e-3, s
         threshold: largest number of updates; f is evaluated at most threshold + 1 times.
         eps: residual (in the stop mode) below which the solve has converged; 0 takes every step.
         stop_mode: "rel" for ‖g‖ / ‖f(z)‖, "abs" for ‖g‖.
+        stop_scope: "batch" stops on the whole batch's residual, "sequence" each sequence on its own.
+        history: largest number of updates that B is made of, the newest ones; None for all. Memory: one state per
+            update and one more.
 
     Returns:
-        The iterate of lowest residual (the start is no candidate, unless nothing else is finite) and the report.
+        The iterate of lowest residual (the start only where all others are worse) and the report.
 
     Raises:
-        ValueError: a negative threshold or an unknown stop mode.
+        ValueError: a negative threshold, an unknown stop mode or scope, a history below 1.
 
     Source: C. G. Broyden, Math. Comp. 19 (1965); for equilibrium models arXiv 1909.01377, section 3.
     """
     _check_threshold(threshold)
-    tracker = Tracker(z0, eps=eps, stop_mode=stop_mode, tiny=1e-9)
-    z = z0
-    fz = f(z)
-    g = fz - z
-    if tracker.record(z, fz, g, candidate=False) or threshold == 0:
-        return tracker.result()
-    step = g.flatten(1)
-    jacobian = InverseJacobian(step, threshold)
-    for n in range(1, threshold + 1):
-        z = z + step.view_as(z)
-        fz = f(z)
-        g = fz - z
-        if tracker.record(z, fz, g) or n == threshold:
-            break
-        jacobian.append(step)
-        step = jacobian.next_step(g.flatten(1))
-    return tracker.result()
+    if history is not None and history < 1:
+        raise ValueError(f"history is {history}: pass 1 or more")
+    method = Broyden(z0.flatten(1), max(1, min(threshold, history or threshold)))
+    result = solve(
+        f,
+        z0,
+        method,
+        max_evals=threshold + 1,
+        first_candidate=1,
+        eps=eps,
+        stop_mode=stop_mode,
+        stop_scope=stop_scope,
+    )
+    return dataclasses.replace(result, jacobian=method.finish())
 
 
 def anderson(
@@ -156,8 +206,9 @@ def anderson(
     threshold: int,
     eps: float = 1e-3,
     stop_mode: str = "rel",
+    stop_scope: str = "batch",
     m: int = 5,
-    lam: float = 1e-4,
+    lam: float | None = None,
     beta: float = 1.0,
 ) -> SolverResult:
     """Anderson acceleration (type II) with a window of m iterates.
@@ -166,81 +217,75 @@ def anderson(
     G = F - X, one α per sequence. The first two iterates are X_0 = z0 and X_1 = f(z0).
 
     Args:
-        f: the map, (B, *) -> (B, *).
-        z0: the start (B, *); its dtype and device are kept.
+        f, z0, eps, stop_mode, stop_scope: as for `broyden`.
         threshold: largest number of evaluations of f.
-        eps: residual (in the stop mode) below which the solve has converged; 0 takes every step.
-        stop_mode: "rel" for ‖g‖ / ‖f(z)‖, "abs" for ‖g‖.
         m: window, at least 1.
-        lam: ridge λ, absolute.
+        lam: ridge λ, 1e-4 being the published one, which stalls once the residuals are small against its root; None
+            for one in proportion to the diagonal of G Gᵀ, with which the iterates do not depend on the problem's scale.
         beta: mixing β in (0, 1].
 
     Returns:
-        The X (not F) of lowest residual among k ≥ 2 (with a threshold of 1 or 2: the last one evaluated), and the
-        report.
+        The X (not F) of lowest residual among k ≥ 2 (with a threshold of 1 or 2: the last one evaluated; the start only
+        where all others are worse), and the report.
 
     Raises:
-        ValueError: a negative threshold, an unknown stop mode, or m < 1.
+        ValueError: a negative threshold or λ, an unknown stop mode or scope, m < 1, β outside (0, 1].
 
     Source: D. G. Anderson, J. ACM 12 (1965); Walker and Ni, SIAM J. Numer. Anal. 49 (2011).
     """
     _check_threshold(threshold)
-    if m < 1:
-        raise ValueError(f"m is {m}: the window needs at least 1 column")
-    tracker = Tracker(z0, eps=eps, stop_mode=stop_mode, tiny=1e-5)
-    window = AndersonWindow(z0.flatten(1), min(m, max(threshold, 1)), lam, beta)
-    z = fz = z0
-    for k in range(threshold):
-        z = window.mix().view_as(z0) if k >= 2 else fz
-        fz = f(z)
-        g = fz - z
-        if tracker.record(z, fz, g, candidate=k >= 2 or k == threshold - 1):
-            break
-        window.store(k, fz.flatten(1), g.flatten(1))
-    return tracker.result()
+    return solve(
+        f,
+        z0,
+        Anderson(AndersonWindow(z0.flatten(1), m, lam, beta)),
+        max_evals=threshold,
+        first_candidate=max(0, min(2, threshold - 1)),
+        eps=eps,
+        stop_mode=stop_mode,
+        stop_scope=stop_scope,
+    )
 
 
-class AndersonWindow:
-    """The last m pairs f(X_k), G_k, (B, m, N) each, and the Gram matrix (B, m, m) of the G's, a row new per step."""
+def fixed_point(
+    f: FixedPointFn,
+    z0: Tensor,
+    *,
+    threshold: int,
+    eps: float = 1e-3,
+    stop_mode: str = "rel",
+    stop_scope: str = "batch",
+    damping: float = 1.0,
+) -> SolverResult:
+    """The damped iteration z ← z + damping · (f(z) - z); no memory beyond one state.
 
-    def __init__(self, like: Tensor, m: int, lam: float, beta: float):
-        n_batch, n_state = like.shape
-        self.images = like.new_zeros(n_batch, m, n_state)  # F
-        self.residuals = like.new_zeros(n_batch, m, n_state)  # G
-        self.gram = like.new_zeros(n_batch, m, m, dtype=accumulation_dtype(like))
-        self.m, self.lam, self.beta = m, lam, beta
-        self.size, self.newest = 0, 0
+    Converges where all eigenvalues of 1 - damping + damping · ∂f/∂z lie inside the unit circle.
 
-    def store(self, k: int, fz: Tensor, g: Tensor) -> None:
-        slot = k % self.m
-        self.newest, self.size = slot, min(k + 1, self.m)
-        self.images[:, slot] = fz
-        self.residuals[:, slot] = g
-        row = _inner(self.residuals, g.unsqueeze(1)).squeeze(1)
-        self.gram[:, slot, :] = row
-        self.gram[:, :, slot] = row
+    Args:
+        f, z0, eps, stop_mode, stop_scope: as for `broyden`.
+        threshold: largest number of steps; f is evaluated at most threshold + 1 times.
+        damping: in (0, 1].
 
-    def mix(self) -> Tensor:
-        """The next iterate (B, N): αᵀF - (1 - β) αᵀG, as X = F - G."""
-        n = self.size
-        weights = self._weights(self.gram[:, :n, :n])
-        mixed = _combine(weights, self.images[:, :n])
-        if self.beta != 1.0:
-            mixed = mixed - (1 - self.beta) * _combine(weights, self.residuals[:, :n])
-        return mixed
+    Returns:
+        As `broyden`.
 
-    def _weights(self, gram: Tensor) -> Tensor:
-        """α (B, n) from [[0, 1ᵀ], [1, G Gᵀ + λ I]] (ν, α) = (1, 0); the newest column alone where that is singular."""
-        n_batch, n, _ = gram.shape
-        system = gram.new_ones(n_batch, n + 1, n + 1)
-        system[:, 0, 0] = 0
-        system[:, 1:, 1:] = gram + self.lam * torch.eye(n, dtype=gram.dtype, device=gram.device)
-        target = gram.new_zeros(n_batch, n + 1, 1)
-        target[:, 0] = 1
-        alpha = torch.linalg.solve_ex(system, target).result[:, 1:, 0]
-        newest = torch.zeros_like(alpha)
-        newest[:, self.newest] = 1
-        return torch.where(torch.isfinite(alpha).all(dim=1, keepdim=True), alpha, newest)
+    Raises:
+        ValueError: a negative threshold, an unknown stop mode or scope, a damping outside (0, 1].
+    """
+    _check_threshold(threshold)
+    return solve(
+        f,
+        z0,
+        FixedPoint(damping),
+        max_evals=threshold + 1,
+        first_candidate=1,
+        eps=eps,
+        stop_mode=stop_mode,
+        stop_scope=stop_scope,
+    )
 
 
-SOLVERS: dict[str, Callable[..., SolverResult]] = {"anderson": anderson, "broyden": broyden}
+SOLVERS: dict[str, Callable[..., SolverResult]] = {
+    "anderson": anderson,
+    "broyden": broyden,
+    "fixed_point": fixed_point,
+}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from modules.broyden import InverseJacobian
+
 STOP_MODES = ("rel", "abs")
+STOP_SCOPES = ("batch", "sequence")
+TINY = 1e-9  # added to ‖f(z)‖ below the relative residual
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
@@ -26,18 +34,29 @@ class Termination(Enum):
     NONFINITE = "the residual was not a finite number"
 
 
+REASONS = tuple(Termination)  # the worse, the later
+OPEN = -1  # in place of an index into REASONS: still being solved for
+
+
 @dataclass(frozen=True)
 class SolveReport:
     """How a solve went, as plain numbers (no tensor is kept alive).
 
     Attributes:
-        termination: why it stopped.
+        termination: why it stopped; with the scope "sequence" the worst reason among the sequences.
         n_steps: index of the last iterate that was evaluated (0 is the start).
         n_evals: evaluations of f.
-        best_step: index of the iterate that was returned.
-        stop_mode: "rel" or "abs", the trace that the stop rule read.
-        abs_trace: ‖g‖ over the whole batch, one entry an evaluation, the start's first.
-        rel_trace: ‖g‖ / (‖f(z)‖ + tiny), likewise.
+        best_step: index of the iterate that was returned; with the scope "sequence" the largest of theirs.
+        stop_mode: "rel" or "abs", the residual that the stop rule read.
+        stop_scope: "batch" or "sequence", over what the stop rule took norms.
+        eps: residual below which it had converged.
+        abs_residual: ‖g‖ of the returned value, over the whole batch; infinite when it was never evaluated.
+        rel_residual: ‖g‖ / (‖f(z)‖ + tiny), likewise.
+        abs_trace, rel_trace: the same residuals of every iterate that was evaluated, the start's first. A sequence
+            that has finished counts with the residual that it is returned with.
+        sequence_residuals: each sequence's own residual, in the stop mode.
+        sequence_steps: index of the iterate that each sequence was returned with.
+        sequence_terminations: why each sequence stopped; all the same with the scope "batch".
     """
 
     termination: Termination
@@ -45,31 +64,38 @@ class SolveReport:
     n_evals: int
     best_step: int
     stop_mode: str
+    stop_scope: str
+    eps: float
+    abs_residual: float
+    rel_residual: float
     abs_trace: tuple[float, ...]
     rel_trace: tuple[float, ...]
-
-    @property
-    def abs_residual(self) -> float:
-        """‖g‖ of the returned iterate; infinite when it was never evaluated."""
-        return self.abs_trace[self.best_step] if self.abs_trace else math.inf
-
-    @property
-    def rel_residual(self) -> float:
-        """‖g‖ / ‖f(z)‖ of the returned iterate; infinite when it was never evaluated."""
-        return self.rel_trace[self.best_step] if self.rel_trace else math.inf
+    sequence_residuals: tuple[float, ...]
+    sequence_steps: tuple[int, ...]
+    sequence_terminations: tuple[Termination, ...]
 
     @property
     def residual(self) -> float:
-        """The returned iterate's residual in the stop mode."""
+        """The returned value's residual in the stop mode."""
         return self.rel_residual if self.stop_mode == "rel" else self.abs_residual
+
+    @property
+    def n_unconverged(self) -> int:
+        """Sequences whose own residual is not below eps."""
+        return sum(not residual < self.eps for residual in self.sequence_residuals)
 
 
 @dataclass(frozen=True)
 class SolverResult:
-    """The equilibrium estimate `value` (B, *), in z0's dtype, and the `report` of its solve."""
+    """The equilibrium estimate `value` (B, *), in z0's dtype, and the `report` of its solve.
+
+    `jacobian` is the estimate of the inverse Jacobian that a solver ended with, for those that make one; letting go of
+    the result frees it.
+    """
 
     value: Tensor
     report: SolveReport
+    jacobian: InverseJacobian | None = None
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -77,73 +103,161 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def norm(x: Tensor) -> Tensor:
-    """‖x‖ over all entries, a scalar tensor."""
-    return torch.linalg.vector_norm(x, dtype=accumulation_dtype(x))
+def row_norms(x: Tensor) -> Tensor:
+    """‖x_b‖ of each row of (B, N): (B,)."""
+    return torch.linalg.vector_norm(x, dim=1, dtype=accumulation_dtype(x))
+
+
+def _residuals(norms: np.ndarray) -> dict[str, np.ndarray]:
+    """Both kinds of residual from norms (2, U) of g and of f(z)."""
+    return {"abs": norms[0], "rel": norms[0] / (norms[1] + TINY)}
+
+
+def _over_the_batch(norms: np.ndarray) -> np.ndarray:
+    """Norms (2, B) of sequences to those of the batch, (2, 1)."""
+    return np.sqrt(np.square(norms).sum(axis=1, keepdims=True))
 
 
 class Tracker:
-    """Norms, traces, best iterate and stop rule of one solve over a whole batch.
+    """Norms, traces, best iterates and stop rule of one solve, over flattened states (B, N).
 
-    `record` makes the only host synchronisation of a step: two norms come over in one transfer.
+    What stops is a unit: the whole batch, or each sequence on its own; U is their number. `record` makes the only host
+    synchronisation of a step: two norms per sequence come over in one transfer.
+
+    Args:
+        z0: the start (B, N).
+        positions: L, positions in a sequence: a longer one may grow more before it counts as diverged.
+        eps: residual below which a unit has converged.
+        stop_mode: "rel" or "abs".
+        stop_scope: "batch" or "sequence".
+        first_candidate: index of the first iterate that may be returned. (The start is, where all others are worse.)
+
+    Raises:
+        ValueError: an unknown stop mode or scope.
     """
 
-    def __init__(self, z0: Tensor, *, eps: float, stop_mode: str, tiny: float):
-        if stop_mode not in STOP_MODES:
-            raise ValueError(f"stop_mode is {stop_mode!r}: choose one of {', '.join(STOP_MODES)}")
-        self.eps, self.stop_mode, self.tiny = eps, stop_mode, tiny
-        positions = z0.shape[1] if z0.dim() > 2 else 1
+    def __init__(
+        self, z0: Tensor, *, positions: int, eps: float, stop_mode: str, stop_scope: str, first_candidate: int
+    ):
+        for name, value, choices in (("stop_mode", stop_mode, STOP_MODES), ("stop_scope", stop_scope, STOP_SCOPES)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+        self.eps, self.stop_mode, self.stop_scope = eps, stop_mode, stop_scope
         self.divergence_ratio = DIVERGENCE_RATIO * positions
-        self.traces: dict[str, list[float]] = {"abs": [], "rel": []}
-        self.best, self.best_step, self.lowest = z0, 0, math.inf
-        self.first_step: int | None = None  # first recorded candidate
-        self.termination: Termination | None = None
+        self.first_candidate = first_candidate
+        self.start = self.best = z0
+        n_units = len(z0) if self.per_sequence else 1
+        self.start_norms = self.best_norms = np.full((2, len(z0)), math.inf)
+        self.best_step = np.zeros(n_units, dtype=int)
+        self.lowest = np.full(n_units, math.inf)
+        self.reason = np.full(n_units, OPEN)
+        self.unit_trace: list[np.ndarray] = []  # residuals (U,) in the stop mode, one entry an evaluation
+        self.batch_trace: dict[str, list[float]] = {"abs": [], "rel": []}
+
+    @property
+    def per_sequence(self) -> bool:
+        """Whether the units are sequences."""
+        return self.stop_scope == "sequence"
 
     @property
     def n_evals(self) -> int:
-        return len(self.traces["abs"])
+        """Evaluations of f so far."""
+        return len(self.unit_trace)
 
-    def record(self, z: Tensor, fz: Tensor, g: Tensor, *, candidate: bool = True) -> bool:
-        """Takes in the evaluation fz = f(z), g = fz - z; True when the solve must stop.
+    def is_open(self, rows: Sequence[int]) -> np.ndarray:
+        """Which of these sequences are still being solved for, (b,) bool."""
+        return (self.reason == OPEN)[rows] if self.per_sequence else np.repeat(self.reason == OPEN, len(rows))
 
-        A start-up iterate (candidate=False) enters the traces but is neither returned nor tested for
-        convergence, as published results rest on that.
-        """
-        abs_residual, f_norm = torch.stack([norm(g), norm(fz)]).tolist()
+    def record(self, rows: Sequence[int], z: Tensor, fz: Tensor, g: Tensor) -> bool:
+        """Takes in fz = f(z) and g = fz - z, (b, N), of the sequences `rows`; True when no unit is left to solve."""
+        found = torch.stack([row_norms(g), row_norms(fz)]).double().cpu().numpy()
+        is_open = self.is_open(rows)
+        norms = self.best_norms.copy()  # a finished sequence stays at what it is returned with
+        norms[:, np.asarray(rows)[is_open]] = found[:, is_open]
+        if self.n_evals == 0:
+            self.start_norms = self.best_norms = norms
+        with np.errstate(invalid="ignore", over="ignore"):
+            whole = _over_the_batch(norms)
+            for mode, residual in _residuals(whole).items():
+                self.batch_trace[mode].append(float(residual[0]))
+            units = norms if self.per_sequence else whole
+            improved = self._advance(units, _residuals(units)[self.stop_mode])
+        if improved.any():
+            self._keep(rows, z, norms, improved)
+        return not (self.reason == OPEN).any()
+
+    def _advance(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Applies the stop rule to the newest residuals (U,); which units are at their lowest so far."""
         step = self.n_evals
-        self.traces["abs"].append(abs_residual)
-        self.traces["rel"].append(abs_residual / (f_norm + self.tiny))
-        residual = self.traces[self.stop_mode][-1]
-        if not (math.isfinite(abs_residual) and math.isfinite(f_norm)):
-            self.termination = Termination.NONFINITE
-        elif candidate:
-            if self.first_step is None:
-                self.first_step = step
-            if residual < self.lowest:
-                self.best, self.best_step, self.lowest = z, step, residual
-            self.termination = self._stop_rule(residual)
-        return self.termination is not None
+        self.unit_trace.append(residual)
+        is_open = self.reason == OPEN
+        finite = np.isfinite(norms).all(axis=0)
+        improved = np.zeros_like(is_open)
+        if step >= self.first_candidate:
+            improved = is_open & finite & (residual < self.lowest)
+            self.best_step[improved], self.lowest[improved] = step, residual[improved]
+            for reason, met in self._stop_rules(residual).items():
+                self.reason[is_open & met & (self.reason == OPEN)] = REASONS.index(reason)
+        self.reason[is_open & ~finite] = REASONS.index(Termination.NONFINITE)
+        return improved
 
-    def _stop_rule(self, residual: float) -> Termination | None:
-        trace = self.traces[self.stop_mode][self.first_step :]
-        if residual < self.eps:
-            return Termination.CONVERGED
-        if residual < STAGNATION_SLACK * self.eps and len(trace) > STAGNATION_WINDOW:
-            window = trace[-STAGNATION_WINDOW:]
-            if max(window) < STAGNATION_RATIO * min(window):
-                return Termination.STAGNATED
-        if residual > trace[0] * self.divergence_ratio:
-            return Termination.DIVERGED
-        return None
+    def _stop_rules(self, residual: np.ndarray) -> dict[Termination, np.ndarray]:
+        """reason -> which units meet it; the first reason that is met counts."""
+        trace = self.unit_trace[self.first_candidate :]
+        rules = {Termination.CONVERGED: residual < self.eps}
+        if len(trace) > STAGNATION_WINDOW:
+            window = np.stack(trace[-STAGNATION_WINDOW:])
+            still = window.max(axis=0) < STAGNATION_RATIO * window.min(axis=0)
+            rules[Termination.STAGNATED] = (residual < STAGNATION_SLACK * self.eps) & still
+        rules[Termination.DIVERGED] = residual > trace[0] * self.divergence_ratio
+        return rules
+
+    def _keep(self, rows: Sequence[int], z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
+        if not self.per_sequence:
+            self.best, self.best_norms = z, norms
+            return
+        self.best_norms = np.where(improved, norms, self.best_norms)
+        source = [i for i, row in enumerate(rows) if improved[row]]
+        self._put([rows[i] for i in source], z[torch.tensor(source, device=z.device)])
+
+    def _put(self, rows: Sequence[int], z: Tensor) -> None:
+        self.best = self.best.index_copy(0, torch.tensor(rows, device=z.device), z)
+
+    def _fall_back_to_the_start(self) -> None:
+        """Returns no unit with something worse than it began with."""
+        if not self.unit_trace:
+            return
+        worse = self.unit_trace[0] < self.lowest
+        self.best_step[worse] = 0
+        if self.per_sequence and worse.any():
+            rows = np.flatnonzero(worse).tolist()
+            self._put(rows, self.start[torch.tensor(rows, device=self.start.device)])
+            self.best_norms = np.where(worse, self.start_norms, self.best_norms)
+        elif worse.any():
+            self.best, self.best_norms = self.start, self.start_norms
 
     def result(self) -> SolverResult:
+        """The best iterates (B, N) and the report."""
+        self._fall_back_to_the_start()
+        ended = np.where(self.reason == OPEN, REASONS.index(Termination.MAX_STEPS), self.reason)
+        n_rows = len(self.best)
+        with np.errstate(invalid="ignore", over="ignore"):
+            whole = _residuals(_over_the_batch(self.best_norms))
+            own = _residuals(self.best_norms)[self.stop_mode]
         report = SolveReport(
-            termination=self.termination or Termination.MAX_STEPS,
+            termination=REASONS[ended.max(initial=0)],
             n_steps=max(self.n_evals - 1, 0),
             n_evals=self.n_evals,
-            best_step=self.best_step,
+            best_step=int(self.best_step.max(initial=0)),
             stop_mode=self.stop_mode,
-            abs_trace=tuple(self.traces["abs"]),
-            rel_trace=tuple(self.traces["rel"]),
+            stop_scope=self.stop_scope,
+            eps=self.eps,
+            abs_residual=float(whole["abs"][0]) if self.n_evals else math.inf,
+            rel_residual=float(whole["rel"][0]) if self.n_evals else math.inf,
+            abs_trace=tuple(self.batch_trace["abs"]),
+            rel_trace=tuple(self.batch_trace["rel"]),
+            sequence_residuals=tuple(np.nan_to_num(own, nan=math.inf).tolist()),
+            sequence_steps=tuple(np.broadcast_to(self.best_step, n_rows).tolist()),
+            sequence_terminations=tuple(REASONS[reason] for reason in np.broadcast_to(ended, n_rows)),
         )
         return SolverResult(self.best, report)

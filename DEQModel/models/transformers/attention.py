@@ -7,6 +7,7 @@ of width E. Channel index = head·E + e.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -32,6 +33,22 @@ class AttentionContext:
     bias_out: Tensor  # (D,)
     attention_mask: Tensor | None  # (H·B, L, K), dropout of attention weights
     output_mask: Tensor | None  # (B, 1, D), dropout of the output
+
+    def select(self, rows: Tensor) -> AttentionContext:
+        """The context of these sequences (b,) alone."""
+        n_batch = self.memory_keys.shape[1]
+        return dataclasses.replace(
+            self,
+            injection=self.injection.unflatten(0, (n_batch, -1))[rows].flatten(0, 1),
+            memory_keys=self.memory_keys[:, rows],
+            memory_values=self.memory_values[:, rows],
+            attention_mask=(
+                None
+                if self.attention_mask is None
+                else self.attention_mask.unflatten(0, (-1, n_batch))[:, rows].flatten(0, 1)
+            ),
+            output_mask=None if self.output_mask is None else self.output_mask[rows],
+        )
 
 
 def visibility(n_query: int, n_memory: int, local_size: int, like: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ class CellContext:
     attention: AttentionContext
     feed_forward: FeedForwardContext
 
+    def select(self, rows: Tensor) -> CellContext:
+        """The context of these sequences (b,) alone."""
+        return CellContext(self.attention.select(rows), self.feed_forward.select(rows))
+
 
 class TransformerCell(nn.Module):
     """Attention and feed-forward sublayers, each with a residual connection and layer norm.
@@ -68,6 +72,21 @@ class TransformerCell(nn.Module):
         fed = self.pos_ff(_norm(y) if self.pre_lnorm else y, context.feed_forward)
         out = _residual(y, fed, context.feed_forward.output_mask)
         return out if self.pre_lnorm else _norm(out)
+
+
+@dataclass(frozen=True)
+class CellMap:
+    """f as a function of z alone, and the same for some of the sequences."""
+
+    cell: TransformerCell
+    context: CellContext
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.cell(z, self.context)
+
+    def select(self, rows: Tensor) -> CellMap:
+        """The map of these sequences (b,) alone."""
+        return CellMap(self.cell, self.context.select(rows))
 
 
 def _residual(x: Tensor, sublayer: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from utils.adaptive_embedding import check_bins
 from utils.errors import UserError
@@ -28,7 +29,11 @@ class DEQTransformerConfig:
         mem_len: positions remembered from one segment to the next.
         local_size: attention horizon in positions, 0 for none.
         same_length: every query attends over the same number of keys, `mem_len` of them.
-        solver, stop_mode, f_thres, b_thres, f_eps, b_eps: see `modules.deq.DEQModule`.
+        solver, b_solver, f_thres, b_thres, f_eps, b_eps, stop_mode, b_stop_mode, stop_scope, grad, phantom_steps,
+        phantom_damping, b_init: see `modules.deq.DEQModule`.
+        rand_f_thres_delta: its `f_thres_delta`.
+        f_history: updates that a Broyden estimate is made of; None for all.
+        anderson_ridge: Anderson's absolute ridge; None for a relative one.
 
     Raises:
         UserError: settings that contradict each other, naming the flags.
@@ -57,6 +62,16 @@ class DEQTransformerConfig:
     b_thres: int = 80
     f_eps: float = 1e-3
     b_eps: float = 1e-3
+    b_solver: str | None = None
+    b_stop_mode: str = "rel"
+    stop_scope: str = "batch"
+    grad: str = "implicit"
+    phantom_steps: int = 5
+    phantom_damping: float = 0.5
+    b_init: str = "zero"
+    rand_f_thres_delta: int = 0
+    f_history: int | None = None
+    anderson_ridge: float | None = None
 
     def __post_init__(self) -> None:
         if self.n_head * self.d_head != self.d_model:
@@ -71,6 +86,14 @@ class DEQTransformerConfig:
         if self.same_length and self.mem_len == 0:
             raise UserError("--same_length needs a memory, but --mem_len is 0: pass a --mem_len above 0")
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)
+
+    def solver_options(self, solver: str) -> dict[str, Any]:
+        """The options of one of the solvers, "broyden" for instance."""
+        options: dict[str, dict[str, Any]] = {
+            "broyden": {"history": self.f_history},
+            "anderson": {"lam": self.anderson_ridge},
+        }
+        return options.get(solver, {})
 
     @property
     def horizon(self) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.transformers.attention import RelativeAttention
-from models.transformers.cell import TransformerCell
+from models.transformers.cell import CellMap, TransformerCell
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.feed_forward import PositionwiseFeedForward
 from modules.deq import DEQModule, SolveInfo
@@ -74,18 +74,34 @@ class DEQTransformerLM(nn.Module):
         )
         self.deq = DEQModule(
             solver=config.solver,
+            b_solver=config.b_solver,
             f_thres=config.f_thres,
             b_thres=config.b_thres,
             f_eps=config.f_eps,
             b_eps=config.b_eps,
             stop_mode=config.stop_mode,
+            b_stop_mode=config.b_stop_mode,
+            stop_scope=config.stop_scope,
+            grad=config.grad,
+            phantom_steps=config.phantom_steps,
+            phantom_damping=config.phantom_damping,
+            b_init=config.b_init,
+            f_thres_delta=config.rand_f_thres_delta,
+            f_options=config.solver_options(config.solver),
+            b_options=config.solver_options(config.b_solver or config.solver),
         )
         self.crit = ProjectedAdaptiveLogSoftmax(*bins)
         if config.tied:
             self.crit.tie(self.word_emb)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor, memory: Memory | None = None, *, n_layer: int | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        memory: Memory | None = None,
+        *,
+        n_layer: int | None = None,
+        jacobian_samples: int = 0,
     ) -> LMOutput:
         """Scores one segment.
 
@@ -95,6 +111,7 @@ class DEQTransformerLM(nn.Module):
             memory: of the segment before, None for the first one.
             n_layer: None solves for the equilibrium; a number applies the cell that many times from 0 (the
                 shallow stage), with ordinary backpropagation.
+            jacobian_samples: vectors for the penalty `solve.jacobian_loss` on the equilibrium's Jacobian.
         """
         n_target, n_batch = tokens.shape
         if memory is None:
@@ -103,14 +120,11 @@ class DEQTransformerLM(nn.Module):
         injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
         injection = torch.cat([memory.u, injection], dim=1)  # (B, K, 3D)
         positions = self._drop(self.pos_emb(injection.shape[1]), (1, self.config.d_model))
-        context = self.func.context(memory.z, injection, positions)
-
-        def f(z: Tensor) -> Tensor:
-            return self.func(z, context)
+        f = CellMap(self.func, self.func.context(memory.z, injection, positions))
 
         z, solve = torch.zeros_like(embedded), None
         if n_layer is None:
-            z, solve = self.deq(f, z)
+            z, solve = self.deq(f, z, jacobian_samples=jacobian_samples)
         else:
             for _ in range(n_layer):
                 z = f(z)

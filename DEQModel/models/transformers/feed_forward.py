@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -20,6 +21,14 @@ class FeedForwardContext:
     bias_out: Tensor  # (D,)
     inner_mask: Tensor | None  # (B, 1, F)
     output_mask: Tensor | None  # (B, 1, D)
+
+    def select(self, rows: Tensor) -> FeedForwardContext:
+        """The context of these sequences (b,) alone."""
+        return dataclasses.replace(
+            self,
+            inner_mask=None if self.inner_mask is None else self.inner_mask[rows],
+            output_mask=None if self.output_mask is None else self.output_mask[rows],
+        )
 
 
 class PositionwiseFeedForward(nn.Module):

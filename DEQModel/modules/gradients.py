@@ -1,0 +1,88 @@
+"""How gradients pass an equilibrium: each mode turns a solution z* into an output with a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.utils.checkpoint import checkpoint
+
+from modules.solvers import FixedPointFn
+from modules.tracker import SolverResult
+
+AdjointSolver = Callable[[FixedPointFn, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
+
+
+def attach_implicit(
+    f_star: Tensor,
+    z_star: Tensor,
+    *,
+    solve: AdjointSolver | None,
+    guess: Callable[[Tensor], Tensor],
+    finished: Callable[[SolverResult], None],
+) -> Tensor:
+    """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes the solution y of y = (∂f/∂z)ᵀ y + ȳ.
+
+    The hook sits on the copy, so that the products with (∂f/∂z)ᵀ, which start at f_star, never meet it: it need
+    not be removed, any number of backward passes gives the same gradient, and it dies with the graph. A view would
+    not do: changing it in place would move the hook's place in the graph.
+
+    Args:
+        f_star: f(z_star) (B, *), with its graph.
+        z_star: the equilibrium, a leaf that requires grad.
+        solve: the backward solver; None takes the guess as it is.
+        guess: start of the solve from ȳ.
+        finished: is told the solve's result.
+    """
+    if not f_star.requires_grad:
+        return f_star
+    f_edge = get_gradient_edge(f_star)
+
+    def solve_backward(grad: Tensor | None) -> Tensor | None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the implicit gradient has no second derivative here: call backward without create_graph=True"
+            )
+        if grad is None:
+            return None
+        if solve is None:
+            return guess(grad)
+
+        def transposed(y: Tensor) -> Tensor:
+            (product,) = torch.autograd.grad(f_edge, z_star, y, retain_graph=True, allow_unused=True)
+            return grad if product is None else product + grad
+
+        result = solve(transposed, guess(grad))
+        finished(result)
+        return result.value
+
+    output = f_star.clone()
+    output.register_hook(solve_backward)
+    return output
+
+
+def phantom(f: FixedPointFn, z: Tensor, *, steps: int, damping: float) -> Tensor:
+    """z ← (1 - λ) z + λ f(z), `steps` times from z*, with ordinary gradients; none flows into z* itself.
+
+    The gradient is that of the implicit one with (I - ∂f/∂z)⁻¹ replaced by λ Σ_{k<K} ((1 - λ) I + λ ∂f/∂z)ᵏ.
+
+    Source: Geng et al., On Training Implicit Models, arXiv 2111.05177.
+    """
+    z = z.detach()
+    for _ in range(steps):
+        fz = f(z)
+        z = fz if damping == 1 else torch.lerp(z, fz, damping)
+    return z
+
+
+def unrolled(f: FixedPointFn, z: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
+    """z ← f(z), `steps` times, with ordinary gradients; each step keeps its state and is computed again on backward.
+
+    Returns the last two iterates, (z_{K-1}, z_K).
+    """
+    before = z
+    for _ in range(steps):
+        before, z = z, checkpoint(f, z, use_reentrant=False)
+    return before, z
