@@ -127,7 +127,7 @@ try:
         if expected not in ("-", digest.hexdigest()):
             sys.exit(f"{wanted} has the sha256 {digest.hexdigest()}, not {expected}")
 except Exception as error:  # whatever a damaged archive gives rise to
-    sys.exit(f"cannot be unpacked: {error}")
+    sys.exit(f"{Path(archive).name} is damaged or cut short ({error})")
 PYTHON
 }
 
@@ -170,10 +170,16 @@ get_corpus() { # name
         say "$1: already there, in $data/$folder"
         return 0
     elif [[ -e $data/$folder ]]; then
-        fail 2 "$1: $data/$folder is there, but not all of its three texts; move it away"
+        local split missing=()
+        for split in train valid test; do [[ -s $data/$folder/$split.txt ]] || missing+=("$split.txt"); done
+        fail 2 "$1: $data/$folder has no ${missing[*]}; put what is missing there, or remove the folder and call again"
     fi
     if ! make_corpus "$work/$folder"; then
-        say "get_data.sh: $1: no source could give $archive; get it by hand and pass --mirror FOLDER"
+        if [[ -n $mirror ]]; then
+            say "get_data.sh: $1: $mirror has no usable $archive; put a whole one there and call again"
+        else
+            say "get_data.sh: $1: no source could give $archive; get it by hand and pass --mirror FOLDER"
+        fi
         return 1
     fi
     if ! is_complete "$work/$folder"; then fail 1 "$1: $archive: a text is empty"; fi

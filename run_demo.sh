@@ -8,9 +8,12 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment requirements.txt
-if [[ ! -e $root/data/demo/test.txt ]]; then
-    PYTHON=$python bash "$root/get_data.sh" demo
-fi
+for split in train valid test; do
+    if [[ ! -s $root/data/demo/$split.txt ]]; then
+        PYTHON=$python bash "$root/get_data.sh" demo
+        break
+    fi
+done
 exec "$python" "$root/DEQModel/train_transformer.py" \
     --data "$root/data/demo" --dataset text --work_dir "$root/LM-TFM-" --name demo \
     --adaptive --cutoffs 2000 5000 --div_val 2 --wnorm \

@@ -32,6 +32,10 @@ command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
 train) ;;
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
 eval) published+=(--eval --f_thres 30 --mem_len 300 --pretrain_steps 0) ;; # as the published model was evaluated
 *)
     printf 'run_wt103_deq_transformer.sh: the first argument is "%s": pass train or eval, then more flags\n' "$command" >&2

@@ -51,7 +51,10 @@ class Corpus:
         if dataset not in DATASETS:
             raise UserError(f"--dataset {dataset}: no such dataset; choose one of {', '.join(DATASETS)}")
         folder = Path(folder)
-        texts = _find_texts(folder, archive="demo" if dataset == "text" else dataset)
+        try:
+            texts = _find_texts(folder, archive="demo" if dataset == "text" else dataset)
+        except OSError as error:  # most likely a folder that may be listed but not entered
+            raise UserError(f"--data {folder}: {error.strerror}; change the folder's permissions") from error
         encoded = cached_corpus(folder, dataset, DATASETS[dataset], texts, progress=progress)
         return cls(encoded.vocab, **encoded.ids)
 
@@ -89,13 +92,12 @@ class Batch:
 class _Stream:
     """(N,) ids as B sequences of T consecutive tokens each; what does not fill the last row is left out."""
 
-    def __init__(self, ids: np.ndarray, batch_size: int, least: int, device: torch.device | str):
+    def __init__(
+        self, ids: np.ndarray, batch_size: int, least: int, device: torch.device | str, text: str, remedy: str
+    ):
         self.length = len(ids) // batch_size  # T
         if self.length < least:
-            raise UserError(
-                f"--batch_size {batch_size}: {len(ids)} tokens of text are too few for {batch_size} sequences"
-                f" of {least} or more; pass a smaller batch size or use a longer text"
-            )
+            raise UserError(f"{text}: {len(ids)} tokens are too few for {batch_size} rows of {least} or more: {remedy}")
         self.rows = ids[: self.length * batch_size].reshape(batch_size, self.length)  # a view: nothing is read
         self.device = torch.device(device)
 
@@ -117,13 +119,24 @@ class OrderedBatches:
         batch_size: B, the number of sequences.
         tgt_len: L, tokens of a segment.
         device: where the batches go.
+        text: what the ids are of, for the message about too few of them.
+        remedy: what to do then.
 
     Raises:
         UserError: fewer than 2 tokens a sequence.
     """
 
-    def __init__(self, ids: np.ndarray, batch_size: int, tgt_len: int, *, device: torch.device | str = "cpu"):
-        self.stream = _Stream(ids, batch_size, 2, device)
+    def __init__(
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        tgt_len: int,
+        *,
+        device: torch.device | str = "cpu",
+        text: str = "the text",
+        remedy: str = "use a longer text",
+    ):
+        self.stream = _Stream(ids, batch_size, 2, device, text, remedy)
         self.tgt_len = tgt_len
         self.n_targets = batch_size * (self.stream.length - 1)
 
@@ -147,7 +160,7 @@ class VariableLengthBatches:
     generator's state and a position are all that it takes to go on from a segment.
 
     Args:
-        ids, batch_size, device: as for `OrderedBatches`.
+        ids, batch_size, device, text, remedy: as for `OrderedBatches`.
         tgt_len: the usual length of a segment, tokens.
         rng: numpy's legacy generator, which draws the lengths: one uniform number, then one normal.
 
@@ -163,8 +176,10 @@ class VariableLengthBatches:
         rng: np.random.RandomState,
         *,
         device: torch.device | str = "cpu",
+        text: str = "the text",
+        remedy: str = "use a longer text",
     ):
-        self.stream = _Stream(ids, batch_size, 3, device)
+        self.stream = _Stream(ids, batch_size, 3, device, text, remedy)
         self.tgt_len = tgt_len
         self.rng = rng
 

@@ -29,13 +29,16 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(place) -> Callable[[str], Outcome]:
-    """Runs the script with a tiny model and these further flags; a run that was made before is not made again."""
+    """Runs the script with a tiny model and these further flags; a run that was made before is not made again.
+
+    What comes after the flags is passed as it is, blanks and all.
+    """
 
     @functools.cache
-    def cached(further: str = "") -> Outcome:
+    def cached(further: str = "", *words: str) -> Outcome:
         further = further.replace("{place}", str(place))
         base = f"--data {place}/corpus --dataset text --work_dir {place}/LM- {MODEL} {LENGTHS} {COURSE}"
-        return call(f"{base} {further}")
+        return call([*f"{base} {further}".split(), *words])
 
     return cached
 

@@ -1,22 +1,57 @@
-"""Fixed-point problems with known equilibria, shared by the tests of solvers and gradients."""
+"""Fixed-point problems with known equilibria, shared by the tests of solvers and gradients and by the benchmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from models.transformers.attention import RelativeAttention
+from models.transformers.cell import CellMap, TransformerCell
+from models.transformers.feed_forward import PositionwiseFeedForward
+from modules.state import State, StateLayout
+
 
 @dataclass(frozen=True)
 class Problem:
-    """z = f(z) from `start` (B, *), with the equilibrium known in closed form or from a long float64 iteration."""
+    """z = f(z) from `start`, (B, *) or a tuple of such, with its equilibrium in float64 or None where there is none."""
 
-    f: Callable[[Tensor], Tensor]
-    start: Tensor
-    equilibrium: Tensor
-    radius: float  # largest |eigenvalue| of ∂f/∂z, or a bound below 1: the rate of plain iteration
+    f: Callable[[State], State]
+    start: State
+    equilibrium: State | None
+    radius: float  # largest |eigenvalue| of ∂f/∂z, or a bound below 1: the rate of plain iteration; inf without one
+
+    def packed(self) -> Problem:
+        """The same with a tensor for a state."""
+        if isinstance(self.start, Tensor):
+            return self
+        layout = StateLayout.of(self.start)
+        return replace(
+            self, f=layout.packed(self.f), start=layout.pack(self.start), equilibrium=layout.pack(self.equilibrium)
+        )
+
+    def scaled(self, s: float) -> Problem:
+        """z = s f(z / s): a tensor problem in other units."""
+        equilibrium = None if self.equilibrium is None else s * self.equilibrium
+        return replace(self, f=lambda z: s * self.f(z / s), start=s * self.start, equilibrium=equilibrium)
+
+
+def conditioning(problem: Problem) -> float:
+    """‖(I - ∂f/∂z)⁻¹‖ at the equilibrium of a float64 tensor problem: error over residual, close to it."""
+    z = problem.equilibrium
+    jacobian = torch.autograd.functional.jacobian(problem.f, z).reshape(z.numel(), z.numel())
+    return torch.linalg.matrix_norm(torch.linalg.inv(torch.eye(z.numel()) - jacobian), ord=2).item()
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _offset(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=_generator(seed), dtype=torch.float64)
 
 
 def _linear(matrix: Tensor, offset: Tensor, dtype: torch.dtype) -> Problem:
@@ -26,14 +61,6 @@ def _linear(matrix: Tensor, offset: Tensor, dtype: torch.dtype) -> Problem:
     a, b = matrix.to(dtype), offset.to(dtype)
     radius = torch.linalg.eigvals(matrix).abs().max().item()
     return Problem(lambda z: z @ a.t() + b, torch.zeros_like(b), equilibrium, radius)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _offset(n_batch: int, n: int) -> Tensor:
-    return torch.randn(n_batch, n, generator=_generator(1), dtype=torch.float64)
 
 
 def diagonal(dtype: torch.dtype) -> Problem:
@@ -68,24 +95,93 @@ def constant(dtype: torch.dtype) -> Problem:
 
 def tanh(dtype: torch.dtype) -> Problem:
     """A contraction on a (B, L, D) state."""
-    weight = torch.randn(6, 6, generator=_generator(2), dtype=torch.float64)
+    weight = _offset(6, 6, seed=2)
     weight = 0.7 * weight / torch.linalg.matrix_norm(weight, ord=2)
-    offset = torch.randn(3, 4, 6, generator=_generator(3), dtype=torch.float64)
+    offset = _offset(3, 4, 6, seed=3)
     z = torch.zeros_like(offset)
-    for _ in range(300):
+    for _ in range(200):
         z = torch.tanh(z @ weight + offset)
     w, b = weight.to(dtype), offset.to(dtype)
     return Problem(lambda x: torch.tanh(x @ w + b), torch.zeros_like(b), z, 0.7)
 
 
+def stiff(dtype: torch.dtype) -> Problem:
+    """z - k (z + z³/10 - c) with rates k over four decades: an implicit time step with fast and slow parts."""
+    rates = torch.logspace(-2, 2, 6, dtype=torch.float64)
+    equilibrium = 0.7 * torch.sign(_offset(2, 6, seed=4)) * torch.linspace(0.5, 1, 6, dtype=torch.float64)
+    k, c = rates.to(dtype), (equilibrium + equilibrium**3 / 10).to(dtype)
+    return Problem(lambda z: z - k * (z + z**3 / 10 - c), torch.zeros_like(c), equilibrium, 100 * 1.15 - 1)
+
+
 def image(dtype: torch.dtype) -> Problem:
     """A 4-dimensional state (B, C, H, W)."""
-    offset = torch.randn(2, 3, 4, 5, generator=_generator(4), dtype=torch.float64)
+    offset = _offset(2, 3, 4, 5, seed=5)
     z = torch.zeros_like(offset)
-    for _ in range(300):
+    for _ in range(100):
         z = 0.5 * torch.cos(z.roll(1, dims=3)) + offset
     b = offset.to(dtype)
     return Problem(lambda x: 0.5 * torch.cos(x.roll(1, dims=3)) + b, torch.zeros_like(b), z, 0.5)
+
+
+def pair(dtype: torch.dtype) -> Problem:
+    """A tuple of tensors of different shapes that drive each other."""
+    weight, a, b = 0.3 * _offset(4, 3, seed=6), _offset(2, 3, seed=7), _offset(2, 2, 2, seed=8)
+
+    def on(w: Tensor, a: Tensor, b: Tensor) -> Callable[[State], State]:
+        def f(state: State) -> State:
+            x, y = state
+            return torch.tanh(y.flatten(1) @ w) + a, 0.5 * torch.sin(x @ w.t()).view_as(y) + b
+
+        return f
+
+    z = (torch.zeros_like(a), torch.zeros_like(b))
+    start = tuple(part.to(dtype) for part in z)
+    for _ in range(200):
+        z = on(weight, a, b)(z)
+    return Problem(on(weight.to(dtype), a.to(dtype), b.to(dtype)), start, z, 0.8)
+
+
+def _transformer_map(dtype: torch.dtype) -> CellMap:
+    n_batch, n_memory, n_query, d_model = 2, 3, 4, 8
+    attention = RelativeAttention(d_model, 2, 4, dropout=0.0, dropatt=0.0, wnorm=False, local_size=0)
+    cell = TransformerCell(attention, PositionwiseFeedForward(d_model, 12, dropout=0.0, wnorm=False), pre_lnorm=False)
+    for i, parameter in enumerate(cell.parameters()):
+        parameter.requires_grad_(False)
+        parameter.data = (0.3 * _offset(*parameter.shape, seed=20 + i)).to(dtype)
+    memory = _offset(n_batch, n_memory, d_model, seed=10).to(dtype)
+    injection = _offset(n_batch, n_memory + n_query, 3 * d_model, seed=11).to(dtype)
+    positions = _offset(n_memory + n_query, d_model, seed=12).to(dtype)
+    return CellMap(cell, cell.context(memory, injection, positions))
+
+
+@cache
+def _transformer_equilibrium() -> Tensor:
+    """By Newton's method with the whole Jacobian."""
+    f = _transformer_map(torch.float64)
+    z = torch.zeros(2, 4, 8, dtype=torch.float64)
+    for _ in range(30):
+        z = f(z)
+    for _ in range(8):
+        jacobian = torch.autograd.functional.jacobian(f, z).reshape(z.numel(), z.numel())
+        z = z + torch.linalg.solve(torch.eye(z.numel()) - jacobian, (f(z) - z).flatten()).view_as(z)
+    return z
+
+
+def transformer(dtype: torch.dtype) -> Problem:
+    """The language model's cell, tiny: (B, L, D)."""
+    z = _transformer_equilibrium()
+    return Problem(_transformer_map(dtype), torch.zeros(z.shape, dtype=dtype), z, 1.0)
+
+
+def jump(dtype: torch.dtype) -> Problem:
+    """No equilibrium: |f(z) - z| is at least ½ everywhere."""
+    start = torch.zeros(2, 3, dtype=dtype)
+    return Problem(lambda z: torch.where(z <= 0.5, 1.0, 0.0).to(z.dtype), start, None, float("inf"))
+
+
+def not_a_number(dtype: torch.dtype) -> Problem:
+    """√(0.2 - z): real at the start and nowhere after it."""
+    return Problem(lambda z: torch.sqrt(0.2 - z), torch.zeros(2, 3, dtype=dtype), None, float("inf"))
 
 
 PROBLEMS: dict[str, Callable[[torch.dtype], Problem]] = {
@@ -95,5 +191,10 @@ PROBLEMS: dict[str, Callable[[torch.dtype], Problem]] = {
     "non_normal": non_normal,
     "constant": constant,
     "tanh": tanh,
+    "stiff": stiff,
+    "transformer": transformer,
     "image": image,
+    "pair": pair,
+    "jump": jump,
+    "not_a_number": not_a_number,
 }

@@ -37,7 +37,42 @@ FLAGS = [
     # further flags; parts of the message: flag, value, remedy
     ("--solver newton", ["--solver", "'newton'", "anderson", "broyden"]),
     ("--stop_mode both", ["--stop_mode", "'both'", "rel", "abs"]),
-    ("--stop_scope row", ["--stop_scope", "'row'", "batch"]),
+    ("--stop_scope row", ["--stop_scope", "'row'", "batch", "sequence"]),
+    ("--b_solver newton", ["--b_solver", "'newton'", "anderson", "broyden"]),
+    ("--b_stop_mode both", ["--b_stop_mode", "'both'", "rel", "abs"]),
+    ("--grad exact", ["--grad", "'exact'", "implicit", "phantom"]),
+    ("--b_init one", ["--b_init", "'one'", "zero", "shine"]),
+    ("--b_init shine", ["--b_init shine", "no effect", "--solver broyden"]),
+    ("--b_init shine --solver broyden --stop_scope sequence", ["--b_init shine", "--stop_scope batch"]),
+    ("--b_init shine --solver broyden --grad one_step", ["--b_init shine", "--grad implicit"]),
+    ("--phantom_steps 3", ["--phantom_steps 3", "no effect", "--grad phantom"]),
+    ("--phantom_steps 0 --grad phantom", ["--phantom_steps is 0", "at least 1"]),
+    ("--phantom_damping 0.3", ["--phantom_damping 0.3", "no effect", "--grad phantom"]),
+    ("--phantom_damping 1.5 --grad phantom", ["--phantom_damping is 1.5", "below 1, or 1"]),
+    ("--f_history 3", ["--f_history 3", "no effect", "broyden"]),
+    ("--f_history 0 --solver broyden", ["--f_history is 0", "at least 1"]),
+    ("--anderson_ridge 1e-4 --solver broyden", ["--anderson_ridge 0.0001", "no effect", "anderson"]),
+    ("--anderson_ridge=-1", ["--anderson_ridge is -1", "at least 0"]),
+    ("--rand_f_thres_delta 6", ["--rand_f_thres_delta 6", "--f_thres 6"]),
+    ("--rand_f_thres_delta -1", ["--rand_f_thres_delta is -1", "at least 0"]),
+    ("--rand_f_thres_delta 2 --grad unroll", ["--rand_f_thres_delta 2", "no effect", "unroll"]),
+    ("--jac_loss_weight=-1", ["--jac_loss_weight is -1", "at least 0"]),
+    ("--jac_loss_freq 0.2", ["--jac_loss_freq 0.2", "no effect", "--jac_loss_weight"]),
+    ("--jac_loss_freq 2 --jac_loss_weight 1", ["--jac_loss_freq is 2", "below 1, or 1"]),
+    ("--jac_incremental 5", ["--jac_incremental 5", "no effect", "--jac_loss_weight"]),
+    ("--jac_samples 5", ["--jac_samples 5", "no effect", "--jac_loss_weight"]),
+    ("--spectral_radius --eval --load x --pretrain_steps 9", ["--spectral_radius has no effect", "--pretrain_steps 0"]),
+    ("--sweep f_thres=3", ["--sweep f_thres=3", "no effect", "--eval"]),
+    ("--sweep f_thres=3 --eval --load x --pretrain_steps 9", ["--sweep f_thres=3", "--pretrain_steps 0"]),
+    ("--eval --load x --sweep f_thres", ["--sweep", "'f_thres'", "f_thres=4,8"]),
+    ("--eval --load x --sweep f_thres=", ["--sweep", "'f_thres='", "f_thres=4,8"]),
+    ("--eval --load x --sweep f_thr=3", ["--sweep", "'f_thr'", "f_thres", "mem_len"]),
+    ("--eval --load x --sweep d_model=3", ["--sweep", "'d_model'", "choose from"]),
+    ("--eval --load x --sweep f_thres=3,x", ["--sweep", "f_thres=x", "int"]),
+    ("--eval --load x --sweep f_thres=3,,4", ["--sweep", "f_thres=:", "int"]),
+    ("--eval --load x --sweep f_thres=3,-1", ["--f_thres is -1", "at least 0"]),
+    ("--eval --load x --sweep solver=newton", ["--sweep", "solver=newton", "broyden"]),
+    ("--eval --load x --sweep f_history=3", ["--f_history 3", "no effect", "broyden"]),
     ("--out_dropout word", ["--out_dropout", "'word'", "position", "channel"]),
     ("--dataset enwik8", ["--dataset", "'enwik8'", "wt103", "text"]),
     ("--optim Lion", ["--optim", "'Lion'", "RAdam"]),
@@ -73,7 +108,7 @@ FLAGS = [
     ("--n_layer 0", ["--n_layer is 0", "at least 1"]),
     ("--n_head 0", ["--n_head is 0", "at least 1"]),
     ("--d_inner 0", ["--d_inner is 0", "at least 1"]),
-    ("--d_embed 0", ["--d_embed is 0", "at least 1, or -1"]),
+    ("--d_embed 0", ["--d_embed is 0", "at least 1 and below 2147483648, or -1"]),
     ("--dropout 1", ["--dropout is 1", "at least 0 and below 1"]),
     ("--dropatt=-0.1", ["--dropatt is -0.1", "at least 0 and below 1"]),
     ("--lr 0", ["--lr is 0", "above 0"]),
@@ -92,14 +127,20 @@ FLAGS = [
     ("--eval --load a.pkl --restart_dir runs/x", ["--load a.pkl", "--restart_dir runs/x", "pass one"]),
     ("--name a/b", ["--name", "'a/b'", "plain folder name"]),
     ("--name ..", ["--name", "'..'", "plain folder name"]),
-    ("--cutoffs 3 5", ["--cutoffs 3 5", "add --adaptive"]),
+    ("--name a\x07b", ["--name", r"'a\x07b'", "printable"]),
+    (f"--name {'é' * 101}", ["--name", "at most 200 bytes"]),
+    ("--name a\udcff", ["--name", r"'a\udcff'", "UTF-8"]),
+    ("--work_dir {place}/a\udcff", ["--work_dir", r"a\udcff", "UTF-8"]),
+    ("--d_inner 1000000000000", ["--d_inner is 1000000000000", "below 2147483648"]),
+    ("--d_inner 2000000000 --d_model 80000 --d_head 40000", ["--d_inner 2000000000", "--d_model 80000", "memory"]),
+    ("--cutoffs 3 5", ["--cutoffs 3 5", "no effect without --adaptive"]),
     ("--adaptive", ["--adaptive", "--cutoffs", "--dataset text"]),
     ("--adaptive --cutoffs 9 5", ["--cutoffs", "9 5", "rise"]),
     ("--adaptive --cutoffs 5 5", ["--cutoffs", "5 5", "rise"]),
     ("--adaptive --cutoffs 0 5", ["--cutoffs is 0", "at least 1"]),
     ("--adaptive --cutoffs 5 25", ["--cutoffs", "5 25", "25 words"]),
     ("--adaptive --cutoffs 5 10 --div_val 4", ["--div_val is 4", "--d_embed 8", "5 10"]),
-    ("--batch_size 500", ["--batch_size 500", "725 tokens", "smaller batch size"]),
+    ("--batch_size 500", ["train.txt: 725 tokens", "500 rows", "smaller --batch_size than 500"]),
     ("--work_dir {place}/corpus/train.txt/", ["--work_dir", "cannot create", "pass a place"]),
 ]
 
@@ -125,7 +166,7 @@ def test_cuda_without_a_gpu_is_refused(refused):
         (lambda folder: (folder / "train.txt").write_text(""), ["train.txt", "empty"]),
         (lambda folder: (folder / "test.txt").write_bytes(b"word1 \xff\xfe\n"), ["test.txt", "UTF-8"]),
         (lambda folder: (folder / "valid.txt").write_text("word1\nword2 strange\n"), ["valid.txt", "2", "strange"]),
-        (lambda folder: (folder / "test.txt").write_text("word1\n"), ["2 tokens", "4 sequences"]),
+        (lambda folder: (folder / "test.txt").write_text("word1\n"), ["test.txt: 2 tokens", "in 4 rows", "longer"]),
     ],
     ids=["missing", "empty", "not UTF-8", "unknown word", "too short"],
 )
@@ -133,6 +174,23 @@ def test_corpus_is_refused(refused, tmp_path, spoil, parts):
     spoil(tmp_path / "corpus")
     message = refused("")
     for part in parts:
+        assert part in message
+
+
+def test_name_with_a_line_break_is_refused(tmp_path):
+    outcome = call(["--work_dir", f"{tmp_path}/", "--name", "a\nb"])
+    assert outcome.status == 2
+    assert r"--name is 'a\nb': pass" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_folder_that_cannot_be_searched_is_refused(refused, monkeypatch):
+    def no_entry(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", no_entry)  # a superuser, who may run this, can search every folder
+    message = refused("")
+    for part in ("--data", "corpus: Permission denied", "permissions"):
         assert part in message
 
 

@@ -110,6 +110,7 @@ def test_new_time_stamps_alone_are_not(folder, encodings, monkeypatch):
     "damage",
     [
         lambda entry: (entry / "train.int32").write_bytes(b"\0" * 16),
+        lambda entry: (entry / "train.int32").write_bytes(b"\x7f" * 20),  # as long as it was
         lambda entry: (entry / "valid.int32").unlink(),
         lambda entry: (entry / "words.txt").write_text("<eos>\na\nb\nd"),
         lambda entry: (entry / "record.json").write_text('{"format": 1'),
@@ -124,6 +125,21 @@ def test_a_damaged_entry_is_replaced(folder, encodings, damage):
     assert len(encodings) == 2
     assert corpus.vocab.words == ("<eos>", "a", "b", "c")
     assert (corpus.train.tolist(), corpus.valid.tolist()) == ([1, 2, 1, 3, 0], [2, 1, 0])
+
+
+def test_a_damaged_entry_is_named(folder, capsys):
+    load(folder)
+    assert "damaged" not in capsys.readouterr().err
+    (folder / ".cache-deq" / "wt2" / "test.int32").write_bytes(b"\x7f" * 8)
+    load(folder)
+    assert f"{folder}/.cache-deq/wt2: the encoded corpus is damaged, encoding it anew" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_kept_and_named(folder, capsys):
+    (folder / "train.txt").write_text("a b\n", encoding="utf-8-sig")
+    assert "\ufeffa" in load(folder).vocab.words
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "byte order mark" in line]
+    assert f"note: {folder}/train.txt starts with" in note
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_an_entry(folder, encodings):
@@ -288,10 +304,11 @@ def test_variable_lengths_go_on_from_a_saved_state():
 
 def test_a_text_too_short_for_its_batch():
     ids = np.arange(7, dtype=np.int32)
-    with pytest.raises(UserError, match="--batch_size 4: 7 tokens"):
-        OrderedBatches(ids, 4, 5)
-    with pytest.raises(UserError, match="--batch_size 3: 7 tokens"):
-        VariableLengthBatches(ids, 3, 5, np.random.RandomState(0))
+    given = {"text": "valid.txt", "remedy": "write more"}
+    with pytest.raises(UserError, match=r"valid\.txt: 7 tokens are too few for 4 rows of 2 or more: write more"):
+        OrderedBatches(ids, 4, 5, **given)
+    with pytest.raises(UserError, match=r"valid\.txt: 7 tokens are too few for 3 rows of 3 or more: write more"):
+        VariableLengthBatches(ids, 3, 5, np.random.RandomState(0), **given)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -225,7 +225,7 @@ def test_second_derivatives_are_refused(weight, x):
 
 
 def test_four_dimensional_states(x):
-    u = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    u = torch.randn(2, 2, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda v: make()(lambda z: 0.5 * torch.cos(z.roll(1, 3)) + v, torch.zeros_like(v))[0], (u,)
     )

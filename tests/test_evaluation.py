@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from reports import solve_report
 from torch import nn
 
 from data_utils import OrderedBatches
-from modules.tracker import SolveReport, Termination
 from utils.evaluation import EVAL_ROWS, evaluate, perplexity, unigram_counts, unigram_perplexity
 from utils.settings import Settings
 
-REPORT = SolveReport(Termination.CONVERGED, 3, 4, 0, "rel", (1.0,), (0.5,))
+REPORT = solve_report(sequence_residuals=(1e-4, 1e-4, 0.5, float("inf")))
 
 
 class Known(nn.Module):
@@ -22,6 +22,9 @@ class Known(nn.Module):
     def __init__(self):
         super().__init__()
         self.calls = []
+
+    def spectral_radius(self, tokens, memory):
+        return tokens.new_tensor([1.0, 2.0, 3.0, memory or 0], dtype=torch.float32)
 
     def forward(self, tokens, targets, memory=None, *, n_layer=None):
         self.calls.append((tokens.shape[0], memory, n_layer, self.training, torch.is_grad_enabled()))
@@ -55,7 +58,7 @@ def test_report_names_what_the_number_depends_on():
         "396 tokens scored in 4 rows, 15 segments of 7, memory 5",
         "broyden, threshold 9, eps 0.01, stop mode abs, stop scope batch",
         "3.0 steps, 4.0 evaluations, residual 5.00e-01",
-        "stopped: 100% converged",
+        "stopped: 100% converged; 50.0% of sequences not converged",
         "tokens/s",
     ):
         assert part in text
@@ -67,6 +70,30 @@ def test_shallow_report_and_limited_segments():
     assert (report.n_segments, report.n_tokens, report.steps) == (3, 84, None)
     assert "shallow: 6 applications" in str(report)
     assert "broyden" not in str(report)
+
+
+def test_history_and_ridge_are_named_where_they_are_set():
+    _, segments = batches(400, 7)
+    text = str(evaluate(Known(), segments, "test", Settings(f_history=5, anderson_ridge=1e-4), n_layer=None))
+    assert "anderson, history 5, ridge 0.0001, threshold 50" in text
+
+
+def test_spectral_radius_is_that_of_segments_spread_over_the_split():
+    _, segments = batches(4 * 141, 7)  # 20 segments: those from 0 in steps of 2
+    report = evaluate(Known(), segments, "valid", Settings(spectral_radius=True), n_layer=None)
+    assert (report.radius.n_segments, report.radius.n_sequences) == (10, 40)
+    assert report.radius.max == 18.0
+    assert report.radius.mean == pytest.approx((6 + np.mean(range(0, 20, 2))) / 4)
+    assert "mean 3.750, max 18.000 over 40 sequences of 10 segments" in str(report)
+    assert report.scalars()["valid/spectral_radius/max"] == 18.0
+    assert report.scalars()["valid/unconverged_sequences"] == 0.5
+
+    short = evaluate(Known(), segments, "valid", Settings(spectral_radius=True, max_eval_steps=3), n_layer=None)
+    assert short.radius.n_segments == 3
+    assert evaluate(Known(), segments, "valid", Settings(spectral_radius=True), n_layer=2).radius is None
+    without = evaluate(Known(), segments, "valid", Settings(), n_layer=None)
+    assert without.radius is None
+    assert "valid/spectral_radius/max" not in without.scalars()
 
 
 def test_evaluation_draws_no_random_numbers():

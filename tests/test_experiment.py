@@ -5,14 +5,15 @@ import sys
 import time
 
 import pytest
+from reports import solve_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modules.tracker import SolveReport, Termination
+from modules.tracker import Termination
 from utils.errors import UserError
 from utils.experiment import Experiment, make_run_folder
 from utils.progress import has_bar, progress_bar
 from utils.settings import Settings
-from utils.solve_statistics import SolveStatistics
+from utils.solve_statistics import SolveStatistics, failed
 
 
 def settings(tmp_path, **changes) -> Settings:
@@ -97,6 +98,14 @@ def test_settings_and_results_are_json(tmp_path):
     assert not list(experiment.folder.glob("*.part"))
 
 
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    with Experiment(settings(tmp_path)) as experiment:
+        experiment.results({"residual": float("inf"), "points": [{"loss": float("nan")}, (1.5, -float("inf"))]})
+    content = (experiment.folder / "results.json").read_text()
+    assert json.loads(content) == {"residual": None, "points": [{"loss": None}, [1.5, None]]}
+    assert "Infinity" not in content
+
+
 def test_debug_writes_nothing(tmp_path, capsys):
     with Experiment(settings(tmp_path, debug=True)) as experiment:
         experiment.log("seen")
@@ -107,22 +116,49 @@ def test_debug_writes_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == "seen\n"
 
 
-def solve(n_steps: int, residual: float, termination: Termination) -> SolveReport:
-    return SolveReport(termination, n_steps, n_steps + 1, 0, "rel", (1.0,), (residual,))
+def test_curve_is_a_line_of_its_own(tmp_path):
+    with Experiment(settings(tmp_path)) as experiment:
+        experiment.curve("probe/residual", (1.0, 0.5, 0.125), "step 000007")
+    board = EventAccumulator(str(experiment.folder / "probe" / "residual" / "step 000007")).Reload()
+    assert [(point.step, point.value) for point in board.Scalars("probe/residual")] == [(1, 1.0), (2, 0.5), (3, 0.125)]
 
 
 def test_solve_statistics_are_means_and_shares():
     solves = SolveStatistics()
-    solves.add(solve(4, 0.5, Termination.CONVERGED))
+    solves.add(solve_report(n_steps=4, residual=0.5))
     solves.add(None)
-    solves.add(solve(10, 0.25, Termination.MAX_STEPS))
+    solves.add(solve_report(Termination.MAX_STEPS, n_steps=10, residual=0.25, sequence_residuals=(0.1, 1e-4)))
     assert (solves.mean_steps, solves.mean_evals, solves.mean_residual) == (7, 8, 0.375)
     scalars = solves.scalars("forward")
     assert scalars["forward/steps"] == 7
     assert scalars["forward/stopped/converged"] == scalars["forward/stopped/max_steps"] == 0.5
-    assert scalars["forward/stopped/diverged"] == 0
-    assert solves.brief() == "7.0 steps to 4e-01"
-    assert str(solves) == "7.0 steps, residual 3.8e-01 (50% converged, 50% max steps)"
+    assert scalars["forward/stopped/diverged"] == scalars["forward/failed"] == 0
+    assert scalars["forward/unconverged_sequences"] == 0.25
+    assert solves.brief() == "7.0 to 4e-01 25% open"
+    assert str(solves) == (
+        "7.0 steps, 8.0 evaluations, residual 3.8e-01 (50% converged, 50% max steps; 25% of sequences not converged)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("termination", "residual", "wanted"),
+    [
+        (Termination.CONVERGED, 1e-4, False),
+        (Termination.STAGNATED, 1e-3, False),
+        (Termination.MAX_STEPS, 1.0, False),
+        (Termination.MAX_STEPS, 1.01, True),
+        (Termination.MAX_STEPS, float("inf"), True),
+        (Termination.MAX_STEPS, float("nan"), True),
+        (Termination.DIVERGED, 0.5, True),
+        (Termination.NONFINITE, 0.5, True),
+    ],
+)
+def test_solves_that_failed(termination, residual, wanted):
+    report = solve_report(termination, residual=residual)
+    assert failed(report) is wanted
+    solves = SolveStatistics()
+    solves.add(report)
+    assert solves.n_failed == wanted
 
 
 def test_solve_statistics_of_no_solve():

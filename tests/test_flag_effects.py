@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import MODEL, Outcome, perplexities
+from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
 
 import train_transformer
 from utils.flags import parse
@@ -40,13 +40,23 @@ def rates(outcome: Outcome) -> list[float]:
     return [float(rate) for rate in re.findall(r"\| lr (\S+) \|", outcome.log)]
 
 
+def logged_steps(outcome: Outcome, what: str) -> list[float]:
+    """Mean steps of the forward or backward solves, one number a log line."""
+    return [float(steps) for steps in re.findall(rf"{what} (\S+) steps", outcome.log)]
+
+
+def steps(outcome: Outcome, what: str) -> float:
+    return logged_steps(outcome, what)[-1]
+
+
 def fewer_steps(what: str, limit: int) -> Callable[[Outcome, Outcome], bool]:
     """Whether mean steps of the forward or backward solves fall below a limit on every log line."""
+    return lambda before, after: max(logged_steps(after, what)) < limit < min(logged_steps(before, what))
 
-    def logged(outcome: Outcome) -> list[float]:
-        return [float(steps) for steps in re.findall(rf"{what} (\S+) steps", outcome.log)]
 
-    return lambda before, after: max(logged(after)) < limit < min(logged(before))
+def penalised(outcome: Outcome) -> int:
+    """Updates that had the Jacobian penalty."""
+    return sum(map(int, re.findall(r"jacobian \S+ in (\d+) updates", outcome.log)))
 
 
 def shape(key: str, *sizes: int) -> Callable[[Outcome, Outcome], bool]:
@@ -98,7 +108,50 @@ EFFECTS = {
     "stop_mode": Effect(
         "--stop_mode abs", lambda a, b: "stop mode abs" in b.out and learned_otherwise(a, b), "--f_eps 0.3"
     ),
-    "stop_scope": Effect("--stop_scope batch", lambda a, b: "stop scope batch" in b.out and a.same_weights(b)),
+    "stop_scope": Effect(
+        "--stop_scope sequence", lambda a, b: "stop scope sequence" in b.out and learned_otherwise(a, b), "--f_eps 0.3"
+    ),
+    "b_solver": Effect("--b_solver fixed_point", lambda a, b: steps(b, "backward") > 5 and learned_otherwise(a, b)),
+    "b_stop_mode": Effect(
+        "--b_stop_mode abs", lambda a, b: steps(b, "backward") < steps(a, "backward") and learned_otherwise(a, b)
+    ),
+    "b_init": Effect(
+        "--b_init shine",  # a guess that takes the place of the solve
+        lambda a, b: learned_otherwise(a, b) and "backward" not in b.log,
+        "--solver broyden --b_thres 0",
+    ),
+    "f_history": Effect(
+        "--f_history 1",
+        lambda a, b: "broyden, history 1, threshold" in b.out and learned_otherwise(a, b),
+        "--solver broyden --f_eps 0",
+    ),
+    "anderson_ridge": Effect(
+        "--anderson_ridge 1", lambda a, b: "anderson, ridge 1, threshold" in b.out and learned_otherwise(a, b)
+    ),
+    "grad": Effect("--grad one_step", lambda a, b: "backward" not in b.log and learned_otherwise(a, b)),
+    "phantom_steps": Effect("--phantom_steps 2", learned_otherwise, "--grad phantom"),
+    "phantom_damping": Effect("--phantom_damping 1", learned_otherwise, "--grad phantom"),
+    "rand_f_thres_delta": Effect(
+        "--rand_f_thres_delta 4 --log-interval 1",
+        lambda a, b: len(set(logged_steps(b, "forward"))) > 1 == len(set(logged_steps(a, "forward"))),
+        "--f_eps 0",
+    ),
+    "jac_loss_weight": Effect(
+        "--jac_loss_weight 2", lambda a, b: "jacobian" in b.log and "jacobian" not in a.log and learned_otherwise(a, b)
+    ),
+    "jac_loss_freq": Effect(
+        "--jac_loss_freq 1",
+        lambda a, b: penalised(b) == 20 and 2 < penalised(a) < 15 and learned_otherwise(a, b),
+        "--jac_loss_weight 2 --max_step 20 --eval-interval 20",
+    ),
+    "jac_incremental": Effect(
+        "--jac_incremental 1", learned_otherwise, "--jac_loss_weight 0.1 --jac_loss_freq 1 --solver broyden"
+    ),
+    "jac_samples": Effect("--jac_samples 5", learned_otherwise, "--jac_loss_weight 2 --jac_loss_freq 1"),
+    "spectral_radius": Effect(
+        "--spectral_radius",
+        lambda a, b: "spectral radius of the Jacobian: mean" in b.out and a.same_weights(b) and loss(a) == loss(b),
+    ),
     "f_thres": Effect("--f_thres 3", fewer_steps("forward", 3), "--f_eps 0"),
     "b_thres": Effect("--b_thres 3", fewer_steps("backward", 3), "--b_eps 0"),
     "f_eps": Effect("--f_eps 0.5", fewer_steps("forward", 4), "--f_eps 0"),
@@ -142,10 +195,10 @@ EFFECTS = {
     ),
     "work_dir": Effect("--work_dir {place}/elsewhere-", lambda a, b: b.folder.parent.name == "elsewhere-deq-text"),
     "name": Effect("--name mine", lambda a, b: b.folder.name == "mine"),
-    "multi_gpu": Effect("--multi_gpu", lambda a, b: "note: --multi_gpu: " in b.out and a.same_weights(b)),
-    "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.out and a.same_weights(b)),
+    "multi_gpu": Effect("--multi_gpu", lambda a, b: "note: --multi_gpu: " in b.log and a.same_weights(b)),
+    "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.log and a.same_weights(b)),
 }
-ELSEWHERE = {"eval", "eval_n_layer", "load", "restart", "restart_dir", "debug", "cuda", "attn_type"}
+ELSEWHERE = {"eval", "eval_n_layer", "load", "restart", "restart_dir", "debug", "cuda", "attn_type", "sweep"}
 INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range", "proj_init_std"}
 
 
@@ -209,6 +262,14 @@ def test_eval_of_a_run_folder_is_that_of_its_file(run, weights_file):
     assert perplexities(of_folder.out) == perplexities(run(f"--eval --load {weights_file}").out)
 
 
+def test_debug_with_a_new_corpus_writes_its_cache_alone(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    texts = set(corpus.iterdir())
+    assert call(f"--data {corpus} --dataset text --work_dir {tmp_path}/ {MODEL} {LENGTHS} {COURSE} --debug").status == 0
+    assert set(tmp_path.iterdir()) == {corpus}
+    assert set(corpus.iterdir()) - texts == {corpus / ".cache-deq"}
+
+
 def test_debug_writes_nothing_and_reports_the_same(run, place, tmp_path):
     run("")
     before = sorted(place.rglob("*"))
@@ -216,4 +277,4 @@ def test_debug_writes_nothing_and_reports_the_same(run, place, tmp_path):
     assert outcome.status == 0
     assert (sorted(place.rglob("*")), list(tmp_path.iterdir())) == (before, [])
     assert perplexities(outcome.out) == perplexities(run("").out)
-    assert "nothing was written" in outcome.out
+    assert "nothing but the cache" in outcome.out

@@ -100,6 +100,16 @@ def test_new_flags_have_their_defaults():
     settings = parse(["--d_head", "50"])
     assert (settings.f_eps, settings.b_eps) == (1e-3, 1e-3)
     assert (settings.stop_scope, settings.out_dropout, settings.cutoffs) == ("batch", "position", ())
+    assert (settings.grad, settings.phantom_steps, settings.phantom_damping) == ("implicit", 5, 0.5)
+    assert (settings.b_solver, settings.b_stop_mode, settings.b_init) == (None, "rel", "zero")
+    assert (settings.f_history, settings.anderson_ridge, settings.rand_f_thres_delta) == (None, None, 0)
+    assert (settings.jac_loss_weight, settings.jac_loss_freq, settings.jac_incremental) == (0.0, 0.4, 0)
+    assert (settings.jac_samples, settings.spectral_radius, settings.sweep) == (1, False, "")
+
+
+def test_flags_without_a_default_take_values_of_their_type():
+    settings = parse(["--solver", "broyden", "--b_solver", "anderson", "--f_history", "7", "--anderson_ridge", "1e-4"])
+    assert (settings.b_solver, settings.f_history, settings.anderson_ridge) == ("anderson", 7, 1e-4)
 
 
 def all_prefixes() -> list[str]:
@@ -245,3 +255,26 @@ def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gp
     for remark, part in zip(remarks, wanted, strict=True):
         assert remark.startswith("note: ")
         assert part in remark
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ("--eta_min 1 --lr 0.1", ["--eta_min 1.0 and --lr 0.1", "rises"]),
+        ("--eta_min 1 --lr 0.1 --scheduler constant", []),
+        ("--lr_min 1 --lr 0.1 --scheduler dev_perf", ["--lr_min 1.0 and --lr 0.1", "stays"]),
+        ("--lr_min 1 --lr 0.1", []),
+        ("--div_val 2", ["--div_val 2", "without --adaptive"]),
+        ("--div_val 2 --adaptive", []),
+        ("--warmup_step 9 --max_step 9", ["--warmup_step 9 and --max_step 9", "warm-up"]),
+        ("--warmup_step 8 --max_step 9", []),
+        ("--pretrain_steps 9 --max_step 9", ["--pretrain_steps 9 and --max_step 9", "whole run is shallow"]),
+        ("--pretrain_steps 8 --max_step 9", []),
+        ("--warmup_step 9 --max_step 9 --eval --load x", []),
+    ],
+)
+def test_notes_on_settings_at_odds(flags, parts):
+    remarks = notes(parse(flags.split()), 0)
+    assert len(remarks) == bool(parts)
+    for part in parts:
+        assert part in remarks[0]

@@ -1,17 +1,23 @@
 """The code in DEQModel/models/README.md runs and does what the page says."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "DEQModel" / "models" / "README.md"
 
 
-def test_code_of_the_page_runs_and_trains(capsys):
+def test_code_of_the_page_runs_and_trains(capsys, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
-    names = {}
+    assert len(blocks) == 5
+    names = {"__name__": "models_readme"}
+    monkeypatch.setitem(sys.modules, "models_readme", types.ModuleType("models_readme"))  # where dataclasses look
     exec(compile("\n".join(blocks), str(README), "exec"), names)
     assert names["loss"].item() < 0.3  # guessing gives 0.69
     out = capsys.readouterr().out
     assert out.count("the residual fell below eps") == 2
+    assert "0 of 256 did not converge" in out
     assert len(list(names["model"].deq.parameters())) == 0
+    assert names["h"].shape == names["c"].shape == (256, 16)
+    assert names["solve"].forward.residual < 1e-3

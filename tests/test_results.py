@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from utils.evaluation import EvaluationReport
+from utils.evaluation import EvaluationReport, SpectralRadius
 from utils.results import RunResults, TrainingTotals
 
 TEST = EvaluationReport(
@@ -18,6 +18,8 @@ TEST = EvaluationReport(
     memory=8,
     shallow=None,
     solver="broyden",
+    history=None,
+    ridge=None,
     threshold=12,
     eps=1e-3,
     stop_mode="rel",
@@ -25,7 +27,9 @@ TEST = EvaluationReport(
     steps=7.25,
     evaluations=8.25,
     residual=6.5e-4,
+    unconverged=0.3,
     stopped={"converged": 0.75, "max_steps": 0.25, "diverged": 0.0},
+    radius=SpectralRadius(mean=0.5, max=0.75, n_sequences=40, n_segments=10),
     seconds=2.0,
 )
 VALID = dataclasses.replace(TEST, split="valid", loss=1.0)
@@ -38,7 +42,7 @@ def results(**options):
         "after_shallow": SHALLOW,
         "valid": VALID,
         "test": TEST,
-        "training": TrainingTotals(updates=1200, tokens=6000, seconds=3.0),
+        "training": TrainingTotals(updates=1200, tokens=6000, seconds=3.0, failed_backward_solves=0),
         "peak_memory": {"host": 1_500_000_000, "device": 2_000_000_000},
     }
     return RunResults(**(given | options))
@@ -62,15 +66,33 @@ def test_table_of_a_run_that_stayed_in_one_stage():
     assert "none: 2 applications" in str(results(valid=SHALLOW, test=dataclasses.replace(SHALLOW, split="test")))
 
 
+def test_table_tells_of_failed_backward_solves():
+    totals = TrainingTotals(updates=1200, tokens=6000, seconds=3.0, failed_backward_solves=7)
+    assert "2,000 tokens/s, 7 backward solves failed" in str(results(training=totals))
+
+
 def test_results_are_json():
     content = json.loads(json.dumps(results().as_dict()))
     assert content["test"]["perplexity"] == pytest.approx(7.389, abs=1e-3)
     assert content["shallow_stage"]["shallow"] == 2
-    assert content["training"] == {"updates": 1200, "tokens": 6000, "seconds": 3.0, "tokens_per_second": 2000.0}
+    assert content["training"] == {
+        "updates": 1200,
+        "tokens": 6000,
+        "seconds": 3.0,
+        "failed_backward_solves": 0,
+        "tokens_per_second": 2000.0,
+    }
+    assert content["test"]["radius"]["max"] == 0.75
     assert content["unigram_perplexity"]["test"] == 60.25
     assert content["peak_memory_bytes"]["host"] == 1_500_000_000
     assert results(after_shallow=None).as_dict()["shallow_stage"] is None
 
 
+def test_residual_of_an_iterate_that_was_never_evaluated():
+    unknown = dataclasses.replace(TEST, residual=float("inf"))
+    assert "7.2 steps, residual unknown (" in str(results(test=unknown))
+    assert "residual unknown; stopped" in str(unknown)
+
+
 def test_no_time_at_all_is_no_division_by_zero():
-    assert TrainingTotals(updates=0, tokens=0, seconds=0.0).tokens_per_second == 0
+    assert TrainingTotals(updates=0, tokens=0, seconds=0.0, failed_backward_solves=0).tokens_per_second == 0

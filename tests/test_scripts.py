@@ -1,6 +1,7 @@
 """The shell scripts: published settings, further flags, other folders, exit statuses."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,33 @@ def test_the_first_word_must_be_train_or_eval(arguments, tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "pass train or eval" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag, tmp_path):
+    done = run(WT103, flag, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "run_wt103_deq_transformer.sh eval --load FILE.pkl" in done.stdout
+    assert "set -" not in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["train.txt", "valid.txt", "test.txt", None])
+def test_the_demo_fetches_its_corpus_where_a_text_is_missing(missing, tmp_path):
+    copy = tmp_path / "project"
+    corpus = write_corpus(copy / "data" / "demo")
+    if missing:
+        (corpus / missing).unlink()
+    shutil.copy(ROOT / "run_demo.sh", copy)
+    (copy / "environment.sh").write_text(
+        'root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) python=echo\nprepare_environment() { :; }\n'
+    )
+    (copy / "get_data.sh").write_text("echo fetching $1\nexit 2\n")
+    done = run(copy / "run_demo.sh", cwd=tmp_path)
+    assert done.stderr == ""
+    if missing:
+        assert (done.returncode, done.stdout) == (2, "fetching demo\n")
+    else:
+        assert done.stdout.startswith(f"{copy}/DEQModel/train_transformer.py --data {corpus}")
 
 
 def test_exit_status_is_the_training_scripts(tmp_path):

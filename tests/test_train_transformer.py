@@ -17,6 +17,7 @@ from tiny_run import COURSE, LENGTHS, MODEL, call, perplexities
 
 import train_transformer
 from models.transformers.deq_transformer import DEQTransformerLM
+from utils.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,6 +33,7 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
     assert sorted(path.name for path in outcome.folder.iterdir() if "tfevents" not in path.name) == [
         "log.txt",
         "model_state_dict.pkl",
+        "probe",
         "results.json",
         "settings.json",
     ]
@@ -73,7 +75,8 @@ def test_published_layouts_through_eval(name, solver, tmp_path, monkeypatch):
     cutoffs = f"--adaptive --cutoffs {' '.join(map(str, given['cutoffs']))}" if given["cutoffs"] else ""
     outcome = call(
         f"--data {tmp_path} --dataset text {sizes} {cutoffs} {'--wnorm' if given['wnorm'] else ''} --eval --load "
-        f"{GOLDEN}/model_{name}.pkl --solver {solver} --f_thres 60 --eval_tgt_len {given['tgt_len']}"
+        f"{GOLDEN}/model_{name}.pkl --solver {solver} --f_thres 60 --eval_tgt_len {given['tgt_len']} "
+        f"{'--anderson_ridge 1e-4' if solver == 'anderson' else ''}"
     )
     assert outcome.status == 0, outcome.err
     loss = float(re.search(r"valid: .* loss (\S+) nats", outcome.out)[1])
@@ -122,7 +125,39 @@ def test_interrupted_run_says_where_it_is(place):
     assert "interrupted at step" in out.decode()
     assert out.decode().count(f"run folder: {folder}") == 2
     torch.load(folder / "model_state_dict.pkl", weights_only=True)
-    assert {path.suffix for path in folder.iterdir()} <= {".txt", ".json", ".pkl", ".0"}
+    assert {path.suffix for path in folder.iterdir() if path.name != "probe"} <= {".txt", ".json", ".pkl", ".0"}
+
+
+def test_interruption_while_modules_are_imported(tmp_path):
+    (tmp_path / "numpy.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    environment = {**ONE_THREAD, "PYTHONPATH": str(tmp_path)}
+    command, pipe = [sys.executable, f"{ROOT}/DEQModel/train_transformer.py"], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, text=True) as script:
+        assert script.stdout.readline() == "importing\n"
+        script.send_signal(signal.SIGINT)
+        _, err = script.communicate(timeout=60)
+    assert (script.returncode, err) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize(("mode", "told"), [("", True), ("--debug", False)])
+def test_run_that_ends_before_its_first_validation_says_that_nothing_is_saved(mode, told, run, monkeypatch):
+    def interrupt(trainer, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "update", interrupt)
+    outcome = run(f"--name early {mode}")
+    assert outcome.status == 130
+    assert ("interrupted at step 0, no model has been saved yet" in outcome.out) == told
+
+
+def test_run_that_is_stopped_by_its_loss_says_what_is_saved(run):
+    outcome = run("--lr 1e30 --eval-interval 1 --scheduler constant --name stopped")
+    assert outcome.status == 2
+    assert "stopped at step 1, the best model so far is saved" in outcome.log
+
+
+def test_notes_on_settings_are_in_the_log(run):
+    assert run("--multi_gpu").log.startswith("note: --multi_gpu: ")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -136,8 +171,17 @@ def test_cuda_runs_on_the_gpu(run):
 
 def test_curves_of_a_run_are_in_tensorboard(run):
     board = EventAccumulator(str(run(STAGES).folder)).Reload()
-    solve = {"steps", "evaluations", "residual", "stopped/converged", "stopped/max_steps"}
+    solve = {"steps", "evaluations", "residual", "unconverged_sequences", "stopped/converged", "stopped/max_steps"}
     names = {f"train/{name}" for name in ("loss", "perplexity", "lr", "gradient_norm", "tokens_per_second")}
     names |= {f"{kind}/{name}" for kind in ("forward", "backward", "valid", "test") for name in solve}
+    names.add("backward/failed")
+    names.add("backward/failed")
     assert names <= set(board.Tags()["scalars"])
     assert [point.step for point in board.Scalars("train/loss")] == [2, 4, 6]
+
+    probes = run(STAGES).folder / "probe" / "residual"
+    assert sorted(path.name for path in probes.iterdir()) == ["step 000004", "step 000006"], "of the equilibrium stage"
+    curve = EventAccumulator(str(probes / "step 000006")).Reload().Scalars("probe/residual")
+    assert [point.step for point in curve] == list(range(1, 7)), "one point an evaluation, whatever eps is"
+    assert curve[0].value > curve[-1].value
+    assert "step 6 | probe: rel residual by evaluation | 1: " in run(STAGES).log

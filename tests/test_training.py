@@ -1,24 +1,32 @@
 """Updates: chunks that add up, stages, rates, the best model, and what stops a run."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from reports import solve_report
 from torch import nn
 
 from data_utils import OrderedBatches
 from modules.deq import SolveInfo
-from modules.tracker import SolveReport, Termination
+from modules.tracker import Termination
 from utils.errors import UserError
 from utils.evaluation import EVAL_ROWS
 from utils.experiment import Experiment
+from utils.jacobian_penalty import JacobianPenalty
 from utils.settings import Settings
 from utils.training import Trainer
 
 N_TOKEN = 7
-REPORT = SolveReport(Termination.CONVERGED, 3, 4, 0, "rel", (1.0,), (0.5,))
+PENALTY = 0.01  # per sequence
+FAILED = (
+    solve_report(Termination.NONFINITE),
+    solve_report(Termination.DIVERGED, residual=0.9),
+    solve_report(Termination.MAX_STEPS, residual=1.5),
+)
 
 
 class Bigram(nn.Module):
@@ -29,13 +37,24 @@ class Bigram(nn.Module):
         self.word_emb = nn.Embedding(N_TOKEN, N_TOKEN, dtype=dtype)
         self.drift = nn.Parameter(torch.zeros(N_TOKEN, dtype=dtype))
         self.calls = []
+        self.samples = []
+        self.backward_report = solve_report()
 
-    def forward(self, tokens, targets, memory=None, *, n_layer=None):
+    def with_settings(self, **changes):
+        assert changes == {"f_eps": 0.0}
+        return Bigram(self.word_emb.weight.dtype)
+
+    def forward(self, tokens, targets, memory=None, *, n_layer=None, jacobian_samples=0):
         count = torch.zeros(tokens.shape[1]) if memory is None else memory
         self.calls.append((tokens.shape[1], float(count[0]), n_layer))
         logits = self.word_emb(tokens) + count[:, None] * self.drift
         nll = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        solve = SolveInfo(REPORT, REPORT) if n_layer is None else None
+        solve = SolveInfo(solve_report(), self.backward_report) if n_layer is None else None
+        if self.training:
+            self.samples.append(jacobian_samples)
+        if jacobian_samples:
+            assert solve is not None
+            solve.jacobian_loss = PENALTY * tokens.shape[1] * (self.drift - 1).square().sum()
         return SimpleNamespace(nll=nll.view(targets.shape), memory=count + 1, solve=solve)
 
 
@@ -127,3 +146,85 @@ def test_best_model_is_the_one_that_is_restored():
     assert 0 <= best < len(seen) - 1, "the last model must not be the best, or nothing is tested"
     assert run.restore_best().loss == losses[best]
     assert torch.equal(run.model.word_emb.weight, seen[best][1])
+
+
+def test_penalty_is_drawn_by_step_and_raised_at_intervals():
+    settings = Settings(jac_loss_weight=1.6, jac_loss_freq=0.4, jac_incremental=10, jac_samples=3, seed=5)
+    penalty = JacobianPenalty.of(settings)
+    drawn = [penalty.samples_at(step) for step in range(2000)]
+    assert set(drawn) == {0, 3}
+    assert abs(np.mean(drawn) / 3 - 0.4) < 0.04
+    assert [penalty.samples_at(step) for step in (7, 3, 1999)] == [drawn[7], drawn[3], drawn[1999]]
+    other = JacobianPenalty.of(replace(settings, seed=6))
+    assert [other.samples_at(step) for step in range(2000)] != drawn
+    assert [penalty.weight_at(step) for step in (0, 9, 10, 35)] == pytest.approx([1.6, 1.6, 1.7, 1.9])
+    assert JacobianPenalty.of(replace(settings, jac_incremental=0)).weight_at(10**6) == 1.6
+    assert not any(JacobianPenalty.of(Settings()).samples_at(step) for step in range(100))
+
+
+@pytest.mark.parametrize("n_chunks", [1, 2])
+def test_penalty_joins_the_loss_of_equilibrium_updates_alone(n_chunks):
+    run = trainer(
+        jac_loss_weight=2.0, jac_loss_freq=1.0, jac_samples=4, pretrain_steps=1, batch_chunk=n_chunks,
+        optim="SGD", lr=1.0, scheduler="constant", clip=1e9, max_step=2, n_tokens=60,
+    )  # fmt: skip
+    before = []
+    update = run.update
+    run.update = lambda batch: (before.append(run.model.drift.detach().clone()), update(batch))[1]
+    run.train()
+    assert run.model.samples == [0] * n_chunks + [4] * n_chunks
+    # The memory is 0 in the first update: without the penalty the drift's gradient is 0.
+    assert torch.equal(before[0], before[1])
+
+
+def test_penalty_is_weighted_by_the_share_of_each_chunk():
+    given = {"jac_loss_weight": 2.0, "jac_loss_freq": 1.0, "optim": "SGD", "lr": 0.1, "scheduler": "constant"}
+    run = trainer(batch_chunk=2, clip=1e9, max_step=1, **given)
+    run.train()
+    # Chunks of 3 and 2 of 5 rows: Σ share · rows = (9 + 4) / 5; memory is 0, so that nothing else moves the drift.
+    gradient = 2.0 * PENALTY * (9 + 4) / 5 * 2 * (0 - 1)
+    torch.testing.assert_close(run.model.drift.detach(), torch.full_like(run.model.drift, -0.1 * gradient))
+
+
+def test_penalty_has_a_curve_and_stays_out_of_the_loss():
+    with_penalty, without = (trainer(jac_loss_weight=weight, jac_loss_freq=1.0, max_step=1) for weight in (2.0, 0.0))
+    losses = []
+    for run in (with_penalty, without):
+        run.experiment.scalars = lambda values, step: losses.append(values) if "train/loss" in values else None
+        run.train()
+    assert losses[0]["train/loss"] == losses[1]["train/loss"]
+    assert losses[0]["train/jacobian_loss"] == pytest.approx(PENALTY * 5 * N_TOKEN)
+    assert "train/jacobian_loss" not in losses[1]
+
+
+@pytest.mark.parametrize("report", FAILED, ids=[str(report.termination.name) for report in FAILED])
+def test_backward_solves_that_fail_are_counted_and_warned_about(report, capsys):
+    run = trainer(log_interval=2, max_step=4)
+    curves = []
+    run.experiment.scalars = lambda values, step: curves.append(values.get("backward/failed"))
+    run.model.backward_report = report
+    run.train()
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert [line.partition(":")[0] for line in warnings] == ["step 2 | warning", "step 4 | warning"]
+    assert "2 of 2 backward solves failed" in warnings[0]
+    assert report.termination.name.lower().replace("_", " ") in warnings[0]
+    assert run.totals().failed_backward_solves == 4
+    assert curves[0] == 1.0
+
+
+def test_sound_backward_solves_are_not_warned_about(capsys):
+    run = trainer()
+    run.model.backward_report = solve_report(Termination.MAX_STEPS, residual=1.0)
+    run.train()
+    assert "warning" not in capsys.readouterr().out
+    assert run.totals().failed_backward_solves == 0
+
+
+def test_validations_of_the_equilibrium_have_a_probe(capsys):
+    run = trainer(pretrain_steps=2, eval_interval=1, max_step=4)
+    curves = []
+    run.experiment.curve = lambda *arguments: curves.append(arguments)
+    run.train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "probe: rel residual" in line]
+    assert lines == [f"step {step} | probe: rel residual by evaluation | 1: 1.0e+00, 2: 5.0e-01" for step in (3, 4)]
+    assert curves == [("probe/residual", (1.0, 0.5), f"step {step:06d}") for step in (3, 4)]

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from modules.tracker import accumulation_dtype
 
-RELATIVE_RIDGE = (
-    1e-8  # of the mean diagonal of G Gᵀ: small against its spread, large against its rounding in single precision
-)
+RELATIVE_RIDGE = 1e-6  # of each diagonal entry of G Gᵀ: some ten times the rounding in single precision
 
 
 class AndersonWindow:
@@ -21,7 +19,7 @@ class AndersonWindow:
     Args:
         like: a state (B, N), for shape, dtype and device.
         m: columns, at least 1.
-        lam: ridge λ; None for one in proportion to the Gram matrix.
+        lam: ridge λ; None for λ_i = 1e-6 (G Gᵀ)_ii, a column's own share.
         beta: mixing β.
 
     Raises:
@@ -62,18 +60,25 @@ class AndersonWindow:
         return mixed.squeeze(1)
 
     def _weights(self, gram: Tensor) -> Tensor:
-        """α (B, n) from [[0, 1ᵀ], [1, G Gᵀ + λ I]] (ν, α) = (1, 0); the newest column alone where that is singular."""
+        """α (B, n) from [[0, 1ᵀ], [1, G Gᵀ + λ I]] (ν, α) = (1, 0); the newest column alone where that is singular.
+
+        With a relative ridge, the system is solved for α_i ‖g_i‖ / min ‖g‖: columns of length 1 (or 0) keep it well
+        scaled however many orders of magnitude the window spans.
+        """
         n_batch, n, _ = gram.shape
-        lam = self.lam
+        lam, border = self.lam, gram.new_ones(n_batch, n)
         if lam is None:
-            scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-            gram, lam = gram / torch.where(scale > 0, scale, 1)[:, None, None], RELATIVE_RIDGE
-        system = gram.new_ones(n_batch, n + 1, n + 1)
-        system[:, 0, 0] = 0
+            lam, lengths = RELATIVE_RIDGE, gram.diagonal(dim1=1, dim2=2).sqrt()
+            floor = torch.finfo(gram.dtype).eps * lengths.amax(dim=1, keepdim=True)  # under a column that vanishes
+            lengths = torch.where(floor > 0, torch.maximum(lengths, floor), 1)
+            gram = gram / (lengths.unsqueeze(1) * lengths.unsqueeze(2))
+            border = lengths.amin(dim=1, keepdim=True) / lengths
+        system = gram.new_zeros(n_batch, n + 1, n + 1)
+        system[:, 0, 1:] = system[:, 1:, 0] = border
         system[:, 1:, 1:] = gram + lam * torch.eye(n, dtype=gram.dtype, device=gram.device)
         target = gram.new_zeros(n_batch, n + 1, 1)
         target[:, 0] = 1
-        alpha = torch.linalg.solve_ex(system, target).result[:, 1:, 0]
+        alpha = border * torch.linalg.solve_ex(system, target).result[:, 1:, 0]
         newest = torch.zeros_like(alpha)
         newest[:, (self.stored - 1) % self.m] = 1
         return torch.where(torch.isfinite(alpha).all(dim=1, keepdim=True), alpha, newest)

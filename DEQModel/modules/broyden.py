@@ -10,64 +10,90 @@ from torch import Tensor
 
 from modules.tracker import accumulation_dtype
 
+FIRST_BLOCK = 8  # columns of the first block of a history
+
 
 class History:
-    """The last `limit` columns (B, N) of a sequence of them, in one contiguous block (B, m, N).
+    """The last `limit` columns (B, N) of a sequence of them, in contiguous blocks (B, m, N).
 
-    The block doubles as it fills; when `limit` columns are there, the oldest one's place is taken. `order` holds the
-    places from the oldest column to the newest.
+    Each new block is as large as all before it, and none is ever copied; when `limit` columns are there, the oldest
+    one's place is taken.
     """
 
     def __init__(self, like: Tensor, limit: int):
-        n_batch, n_state = like.shape
         self.limit = limit
-        self.block = like.new_empty(n_batch, min(limit, 8), n_state)
-        self.order: list[int] = []
+        self.blocks = [self._block(like, min(limit, FIRST_BLOCK))]
+        self.appended = 0  # columns so far, forgotten ones included
 
-    def append(self, column: Tensor) -> bool:
-        """Adds a column (B, N); True when it took the place of the oldest one."""
-        full = len(self.order) == self.limit
-        if full:
-            place = self.order.pop(0)
-        else:
-            place = len(self.order)
-            if place == self.block.shape[1]:
-                n_batch, capacity, n_state = self.block.shape
-                grown = self.block.new_empty(n_batch, min(2 * capacity, self.limit), n_state)
-                grown[:, :capacity] = self.block
-                self.block = grown
-        self.block[:, place] = column
-        self.order.append(place)
-        return full
+    @staticmethod
+    def _block(column: Tensor, size: int) -> Tensor:
+        n_batch, n_state = column.shape
+        return column.new_empty(n_batch, size, n_state)
+
+    def __len__(self) -> int:
+        return min(self.appended, self.limit)
+
+    @property
+    def capacity(self) -> int:
+        """Columns that there is room for."""
+        return sum(block.shape[1] for block in self.blocks)
+
+    @property
+    def oldest(self) -> int:
+        """The place of the oldest column."""
+        return self.appended % self.limit if self.appended > self.limit else 0
 
     @property
     def newest(self) -> Tensor:
         """The column (B, N) that was appended last."""
-        return self.block[:, self.order[-1]]
+        return self._at((self.appended - 1) % self.limit)
 
-    @property
-    def is_rotated(self) -> bool:
-        """Whether the places are out of order."""
-        return self.order[0] > self.order[-1]
+    def _at(self, place: int) -> Tensor:
+        for block in self.blocks:
+            if place < block.shape[1]:
+                break
+            place -= block.shape[1]
+        return block[:, place]
+
+    def _filled(self) -> list[Tensor]:
+        """The blocks without the places that are still empty, which the last one alone may have."""
+        *full, last = self.blocks
+        return [*full, last[:, : len(self) - sum(block.shape[1] for block in full)]]
+
+    def append(self, column: Tensor) -> bool:
+        """Adds a column (B, N); True when it took the place of the oldest one."""
+        place = self.appended % self.limit
+        if place == self.capacity:
+            self.blocks.append(self._block(column, min(self.capacity, self.limit - self.capacity)))
+        self._at(place).copy_(column)
+        self.appended += 1
+        return self.appended > self.limit
 
     def inner(self, vectors: Tensor) -> Tensor:
         """⟨column_j, vector_r⟩ for (B, r, N): (B, r, m) from the oldest column to the newest, in one pass."""
-        block = self.block[:, : len(self.order)]
-        products = torch.bmm(vectors, block.transpose(1, 2)).to(accumulation_dtype(vectors))
-        return products[:, :, self.order] if self.is_rotated else products
+        products = torch.cat([_inner(vectors, block) for block in self._filled()], dim=2)
+        return products.roll(-self.oldest, dims=2).to(accumulation_dtype(vectors))
 
     def combine(self, weights: Tensor) -> Tensor:
         """Σ_j weights_j · column_j with weights (B, m) from the oldest column to the newest: (B, N)."""
-        block = self.block[:, : len(self.order)]
-        if self.is_rotated:
-            placed = torch.empty_like(weights)
-            placed[:, self.order] = weights
-            weights = placed
-        return torch.bmm(weights.to(block.dtype).unsqueeze(1), block).squeeze(1)
+        blocks = self._filled()
+        placed = weights.roll(self.oldest, dims=1).to(blocks[0].dtype).unsqueeze(1)
+        first, *others = placed.split([block.shape[1] for block in blocks], dim=2)
+        total = torch.bmm(first, blocks[0])
+        for part, block in zip(others, blocks[1:], strict=True):
+            total = torch.baddbmm(total, part, block)
+        return total.squeeze(1)
 
     def select(self, rows: Tensor) -> None:
         """Keeps these sequences only."""
-        self.block = self.block[rows]
+        self.blocks = [block[rows] for block in self.blocks]
+
+
+def _inner(vectors: Tensor, block: Tensor) -> Tensor:
+    """⟨column_j, vector_r⟩, (B, r, m)."""
+    if block.shape[1] == 1:  # of one column, a CPU's matrix product rounds otherwise for one sequence than for several
+        return (vectors * block).sum(dim=2, keepdim=True)
+    return torch.bmm(vectors, block.transpose(1, 2))
 
 
 class InverseJacobian:
@@ -84,10 +110,12 @@ class InverseJacobian:
 
     with S the steps s_0 … s_{n-1}, S₊ the steps s_1 … s_n and row j of the lower-triangular T (n, n)
     T_j = ρ_j (e_j + Σ_{i<j} ⟨s_j, s_{i+1}⟩ T_i). T is kept explicitly: applying B reads the history twice, without a
-    sequential loop. A step of zero length, or an update without a finite scale, leaves the estimate as it is (ρ = 0).
+    sequential loop; products with it are sums over elements, which unlike matrix products round the same at any batch
+    size. A step of zero length, or an update without a finite scale, leaves the estimate as it is (ρ = 0).
 
-    With a limit of m pairs the oldest factor goes when a new one comes: T loses its first row and column. Memory:
-    (m + 1)·N entries a sequence.
+    With a limit of m pairs the oldest factor goes when a new one comes: T loses its first row and column. What is left
+    no longer meets the secant equation exactly, as it stood on the factor that went, but it needs half the memory of
+    pairs (u, v), which with as much memory converge no faster. Memory: (m + 1)·N entries a sequence.
 
     Args:
         like: a state (B, N), for shape, dtype and device.
@@ -110,7 +138,7 @@ class InverseJacobian:
         -B_{n+1} g = d + c_n s_{n+1} with d = -B_n g, and so s_{n+1} = d / (1 - c_n).
         """
         products = self.steps.inner(torch.stack([g, self.steps.newest], dim=1))  # (B, 2, n + 1)
-        c = torch.bmm(self._extend(products[:, 1]), products[:, 0, :, None]).squeeze(2)
+        c = (self._extend(products[:, 1]) * products[:, :1]).sum(dim=2)
         d = g + self.steps.combine(torch.nn.functional.pad(c[:, :-1], (1, 0)))
         scale = 1 / (1 - c[:, -1])
         accepted = torch.isfinite(scale)
@@ -123,20 +151,19 @@ class InverseJacobian:
         rho = 1 / with_newest[:, n]
         rho = torch.where(torch.isfinite(rho), rho, 0)
         extended = torch.nn.functional.pad(self.coefficients, (0, 1, 0, 1))
-        row = torch.bmm(with_newest[:, None, 1:], self.coefficients).squeeze(1)
+        row = (with_newest[:, 1:, None] * self.coefficients).sum(dim=1)
         extended[:, n, :n] = rho[:, None] * row
         extended[:, n, n] = rho
         self.coefficients = extended
         return extended
 
     def transposed(self, x: Tensor) -> Tensor:
-        """-Bᵀ x (B, N): an estimate of y = (∂f/∂z)ᵀ y + x. Valid once the last appended step has been evaluated."""
-        n = self.coefficients.shape[1]
-        if n == 0:
+        """-Bᵀ x (B, N): an estimate of y = (∂f/∂z)ᵀ y + x. The newest step must have been appended."""
+        if self.coefficients.shape[1] == 0:
             return x
-        with_later = self.steps.inner(x.unsqueeze(1))[:, 0, 1 : n + 1]  # S₊ x
-        c = torch.bmm(with_later.unsqueeze(1), self.coefficients[:, : with_later.shape[1]]).squeeze(1)
-        return x + self.steps.combine(torch.nn.functional.pad(c, (0, len(self.steps.order) - n)))
+        with_later = self.steps.inner(x.unsqueeze(1))[:, :, 1:]  # S₊ x
+        c = (with_later.transpose(1, 2) * self.coefficients).sum(dim=1)
+        return x + self.steps.combine(torch.nn.functional.pad(c, (0, 1)))
 
     def select(self, rows: Tensor) -> None:
         """Keeps these sequences only."""

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from modules.gradients import attach_implicit, phantom, unrolled
 from modules.jacobian import jacobian_loss
-from modules.solvers import SOLVERS
-from modules.state import State, StateLayout
-from modules.tracker import STOP_MODES, STOP_SCOPES, SolveReport, SolverResult, Tracker
+from modules.solvers import SOLVERS, FixedPointFn
+from modules.state import CastMap, State, StateLayout
+from modules.tracker import STOP_MODES, STOP_SCOPES, SolveReport, SolverResult, Tracker, by_row
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
 BACKWARD_STARTS = ("zero", "shine")
+CHOICES: dict[str, Collection[str]] = {
+    "solver": SOLVERS,
+    "b_solver": SOLVERS,
+    "stop_mode": STOP_MODES,
+    "b_stop_mode": STOP_MODES,
+    "stop_scope": STOP_SCOPES,
+    "grad": GRADIENTS,
+    "b_init": BACKWARD_STARTS,
+}
+SMALLEST = {"f_thres": 0, "b_thres": 0, "f_eps": 0, "b_eps": 0, "phantom_steps": 1, "f_thres_delta": 0}
 
 
 @dataclass
@@ -50,8 +61,9 @@ class DEQModule(nn.Module):
 
         one_step   y = ȳ, the gradient of a single application (Jacobian-free, arXiv 2103.12803)
         phantom    K damped applications from z*, with their ordinary gradient (arXiv 2111.05177)
-        unroll     f_thres plain applications from z0 instead of a solver, each recomputed on backward; the exact
-                   gradient of that iteration. Without gradients the solver is used all the same.
+        unroll     f_thres plain applications from z0 instead of a solver, each recomputed on backward, when f must
+                   still be the same map; the exact gradient of that iteration. Without gradients the solver is
+                   used all the same.
 
     The module holds settings alone: parameters belong to f, and nothing is kept between calls. It depends on
     `torch.is_grad_enabled()`, not on training mode, but for `f_thres_delta`.
@@ -66,8 +78,9 @@ class DEQModule(nn.Module):
         grad: one of GRADIENTS.
         phantom_steps, phantom_damping: K ≥ 1 and λ in (0, 1].
         b_init: start of the backward solve: "zero" (ȳ after one application), or "shine": the transpose of the forward
-            Broyden solve's inverse Jacobian, applied to ȳ (arXiv 2106.00553). Needs solver "broyden" and the scope
-            "batch".
+            Broyden solve's inverse Jacobian, applied to ȳ (arXiv 2106.00553). That is right in the directions that
+            the forward solve went, and may be worse than ȳ in others. Needs solver "broyden" and the scope "batch",
+            and keeps that solve's steps until the graph is freed: a state each.
         f_thres_delta: in training mode the forward threshold is drawn from f_thres - delta … f_thres + delta.
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
             b_options None means f_options.
@@ -99,33 +112,31 @@ class DEQModule(nn.Module):
         b_options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        _check_choice("solver", solver, SOLVERS)
-        _check_choice("b_solver", b_solver or solver, SOLVERS)
-        _check_choice("stop_mode", stop_mode, STOP_MODES)
-        _check_choice("b_stop_mode", b_stop_mode, STOP_MODES)
-        _check_choice("stop_scope", stop_scope, STOP_SCOPES)
-        _check_choice("grad", grad, GRADIENTS)
-        _check_choice("b_init", b_init, BACKWARD_STARTS)
-        least = {"f_thres": 0, "b_thres": 0, "f_eps": 0, "b_eps": 0, "phantom_steps": 1, "f_thres_delta": 0}
-        given = locals()
-        for name, smallest in least.items():
-            if not given[name] >= smallest:
-                raise ValueError(f"{name} is {given[name]}: pass {smallest} or more")
-        if not 0 < phantom_damping <= 1:
-            raise ValueError(f"phantom_damping is {phantom_damping}: pass a number above 0 and at most 1")
-        if b_init == "shine" and (solver != "broyden" or stop_scope != "batch"):
-            raise ValueError(
-                f"b_init 'shine' shares the Broyden solve of a whole batch, but solver is {solver!r} and stop_scope "
-                f"{stop_scope!r}: pass solver='broyden' and stop_scope='batch'"
-            )
         self.solver, self.b_solver = solver, b_solver or solver
         self.f_thres, self.b_thres, self.f_eps, self.b_eps = f_thres, b_thres, f_eps, b_eps
         self.stop_mode, self.b_stop_mode, self.stop_scope = stop_mode, b_stop_mode, stop_scope
         self.grad, self.phantom_steps, self.phantom_damping = grad, phantom_steps, phantom_damping
         self.b_init, self.f_thres_delta = b_init, f_thres_delta
+        self._check_settings()
         self.f_options = _checked_options("f_options", solver, f_options)
         inherited = f_options if b_options is None and self.b_solver == solver else b_options
         self.b_options = _checked_options("b_options", self.b_solver, inherited)
+
+    def _check_settings(self) -> None:
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+        for name, smallest in SMALLEST.items():
+            if not getattr(self, name) >= smallest:
+                raise ValueError(f"{name} is {getattr(self, name)}: pass {smallest} or more")
+        if not 0 < self.phantom_damping <= 1:
+            raise ValueError(f"phantom_damping is {self.phantom_damping}: pass a number above 0 and at most 1")
+        if self.b_init == "shine" and (self.solver != "broyden" or self.stop_scope != "batch"):
+            raise ValueError(
+                f"b_init 'shine' shares the Broyden solve of a whole batch, but solver is {self.solver!r} and "
+                f"stop_scope {self.stop_scope!r}: pass solver='broyden' and stop_scope='batch'"
+            )
 
     def extra_repr(self) -> str:
         """The settings."""
@@ -136,54 +147,79 @@ class DEQModule(nn.Module):
 
         Args:
             f: the map, (B, *) -> (B, *) in the same shape, dtype and device, or a map of tuples of such tensors; free
-                of side effects: it is called many times. Everything it closes over may require gradients. With the
-                scope "sequence", a method `select(rows)` that gives the same map for some sequences saves work.
+                of side effects: it is called many times. Everything it closes over may require gradients. Under
+                autocast its values are cast to z0's dtype. With the scope "sequence", a method `select(rows)` that
+                gives the same map for some sequences saves work.
             z0: the start, a tensor or a tuple; no gradient flows into it.
-            jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; needs gradients enabled.
+            jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; without gradients there is none. The
+                modes phantom and unroll apply f once more for it.
 
         Returns:
             ẑ = f(z*) with gradients enabled, z* without; and the reports of the solves. The backward report appears in
             it when `backward` has run.
 
         Raises:
-            ValueError: f changes the shape or dtype of its argument.
-            RuntimeError: on backward, when second derivatives of the implicit gradient are asked for.
+            ValueError: z0 is no state, or f changes the shape or dtype of its argument.
+            RuntimeError: inside transforms of `torch.func` and under forward-mode differentiation; on backward, when
+                second derivatives of the implicit gradient are asked for.
         """
         if isinstance(z0, tuple):
             layout = StateLayout.of(z0)
             packed, info = self.forward(layout.packed(f), layout.pack(z0), jacobian_samples=jacobian_samples)
             return layout.unpack(packed), info
+        if not (isinstance(z0, Tensor) and z0.is_floating_point() and z0.dim()):
+            found = f"{tuple(z0.shape)} {z0.dtype}" if isinstance(z0, Tensor) else f"a {type(z0).__name__}"
+            raise ValueError(f"z0 is {found}: pass a floating-point tensor (B, *), or a tuple of them")
+        if torch.is_autocast_enabled(z0.device.type):
+            f = CastMap(f, z0.dtype)
         z0 = z0.detach()
-        if self.grad == "unroll" and torch.is_grad_enabled():
-            return self._unroll(f, z0)
-        with torch.no_grad():
-            result = self._solve_forward(f, z0)
-        info = SolveInfo(result.report)
         if not torch.is_grad_enabled():
-            return result.value, info
+            result = self._solve_forward(f, z0)
+            return result.value, SolveInfo(result.report)
+        if self.grad in ("implicit", "one_step"):
+            return self._solve_and_apply(f, z0, jacobian_samples)
         if self.grad == "phantom":
-            return phantom(f, result.value, steps=self.phantom_steps, damping=self.phantom_damping), info
-        z_star = result.value.detach().requires_grad_()
-        f_star = f(z_star)
+            with torch.no_grad():
+                result = self._solve_forward(f, z0)
+            output = phantom(f, result.value, steps=self.phantom_steps, damping=self.phantom_damping)
+            info = SolveInfo(result.report)
+        else:
+            output, report = self._unroll(f, z0)
+            info = SolveInfo(report)
         if jacobian_samples:
-            info.jacobian_loss = jacobian_loss(f_star, z_star, samples=jacobian_samples)
-        if self.grad == "one_step":
-            return f_star, info
-        return self._implicit(f_star, z_star, result, info), info
+            z = output.detach().requires_grad_()
+            info.jacobian_loss = jacobian_loss(f(z), z, samples=jacobian_samples)
+        return output, info
 
-    def _solve_forward(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> SolverResult:
-        threshold = self.f_thres
-        if self.training and self.f_thres_delta:
-            threshold += int(torch.randint(-self.f_thres_delta, self.f_thres_delta + 1, ()))
+    def _threshold(self) -> int:
+        """The forward threshold of one solve."""
+        if not (self.training and self.f_thres_delta):
+            return self.f_thres
+        delta = int(torch.randint(-self.f_thres_delta, self.f_thres_delta + 1, (), device="cpu"))
+        return max(self.f_thres + delta, 0)
+
+    def _solve_forward(self, f: FixedPointFn, z0: Tensor) -> SolverResult:
         return SOLVERS[self.solver](
             f,
             z0,
-            threshold=max(threshold, 0),
+            threshold=self._threshold(),
             eps=self.f_eps,
             stop_mode=self.stop_mode,
             stop_scope=self.stop_scope,
             **self.f_options,
         )
+
+    def _solve_and_apply(self, f: FixedPointFn, z0: Tensor, jacobian_samples: int) -> tuple[Tensor, SolveInfo]:
+        """The modes whose graph is that of one application at z*."""
+        with torch.no_grad():
+            result = self._solve_forward(f, z0)
+        info = SolveInfo(result.report)
+        implicit = self.grad == "implicit"
+        z_star = result.value.detach().requires_grad_(implicit or jacobian_samples > 0)
+        f_star = f(z_star)
+        if jacobian_samples:
+            info.jacobian_loss = jacobian_loss(f_star, z_star, samples=jacobian_samples)
+        return self._implicit(f_star, z_star, result, info) if implicit else f_star, info
 
     def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
         solve = None
@@ -200,51 +236,50 @@ class DEQModule(nn.Module):
             jacobian = result.jacobian
 
             def guess(grad: Tensor) -> Tensor:
-                return jacobian.transposed(grad.flatten(1)).view_as(grad)
+                return jacobian.transposed(by_row(grad)).view_as(grad)
 
         elif solve is None:
             guess = _unchanged
         else:
             guess = torch.zeros_like
 
-        def finished(backward: SolverResult) -> None:
-            info.backward = backward.report
+        def finished(report: SolveReport) -> None:
+            info.backward = report
 
         return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished)
 
-    def _unroll(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> tuple[Tensor, SolveInfo]:
-        before, z = unrolled(f, z0, steps=self.f_thres)
-        with torch.no_grad():
-            start, image = before.detach().flatten(1), z.detach().flatten(1)
-            tracker = Tracker(
-                start,
-                positions=1,
-                eps=self.f_eps,
-                stop_mode=self.stop_mode,
-                stop_scope=self.stop_scope,
-                first_candidate=0,
-            )
-            if self.f_thres:
-                tracker.record(range(len(start)), start, image, image - start)
-        steps = {"n_steps": self.f_thres, "n_evals": self.f_thres, "best_step": self.f_thres}
-        return z, SolveInfo(dataclasses.replace(tracker.result().report, **steps))
+    def _unroll(self, f: FixedPointFn, z0: Tensor) -> tuple[Tensor, SolveReport]:
+        steps = self._threshold()
+        before, z = unrolled(f, z0, steps=steps)
+        tracker = Tracker(
+            by_row(before.detach()),
+            positions=1,
+            eps=self.f_eps,
+            stop_mode=self.stop_mode,
+            stop_scope=self.stop_scope,
+            first_candidate=0,
+        )
+        if steps:
+            image = by_row(z.detach())
+            tracker.record(np.arange(len(z)), tracker.start, image, image - tracker.start)
+        counts = {"n_steps": steps, "n_evals": steps, "best_step": steps, "sequence_steps": (steps,) * len(z)}
+        return z, dataclasses.replace(tracker.result().report, **counts)
 
 
 def _unchanged(grad: Tensor) -> Tensor:
     return grad
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
-
-
 def _checked_options(name: str, solver: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options, if the solver knows them all."""
+    """The options, if the solver knows them all and takes their values."""
     options = dict(options or {})
     own = {"f", "z0", "threshold", "eps", "stop_mode", "stop_scope"}
     known = [option for option in inspect.signature(SOLVERS[solver]).parameters if option not in own]
     for option in options:
         if option not in known:
             raise ValueError(f"{name}: {solver} has no option {option!r}: choose from {', '.join(known)}")
+    try:
+        SOLVERS[solver](_unchanged, torch.zeros(1, 1, device="cpu"), threshold=0, **options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     return options

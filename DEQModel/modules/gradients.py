@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
 from modules.solvers import FixedPointFn
-from modules.tracker import SolverResult
+from modules.tracker import SolveReport, SolverResult, Termination
 
 AdjointSolver = Callable[[FixedPointFn, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
 
@@ -21,7 +22,7 @@ def attach_implicit(
     *,
     solve: AdjointSolver | None,
     guess: Callable[[Tensor], Tensor],
-    finished: Callable[[SolverResult], None],
+    finished: Callable[[SolveReport], None],
 ) -> Tensor:
     """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes the solution y of y = (∂f/∂z)ᵀ y + ȳ.
 
@@ -34,12 +35,16 @@ def attach_implicit(
         z_star: the equilibrium, a leaf that requires grad.
         solve: the backward solver; None takes the guess as it is.
         guess: start of the solve from ȳ.
-        finished: is told the solve's result.
+        finished: is told how the solve went.
+
+    Where nothing finite was found at all, y is ȳ itself: a NaN that arrives goes on to the parameters, where it can be
+    seen, and is not turned into a gradient of zero.
     """
-    if not f_star.requires_grad:
-        return f_star
+    if not _leads_beyond(f_star, z_star):
+        return f_star.detach()  # there is nobody to solve for: all that f closes over is frozen
     f_edge = get_gradient_edge(f_star)
 
+    @torch.autocast(f_star.device.type, enabled=False)  # the products take the dtypes of the forward pass
     def solve_backward(grad: Tensor | None) -> Tensor | None:
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -55,12 +60,37 @@ def attach_implicit(
             return grad if product is None else product + grad
 
         result = solve(transposed, guess(grad))
-        finished(result)
-        return result.value
+        finished(result.report)
+        lost = _nothing_finite(result.report)
+        if not any(lost):
+            return result.value
+        return torch.where(torch.tensor(lost, device=grad.device).view(-1, *[1] * (grad.dim() - 1)), grad, result.value)
 
     output = f_star.clone()
     output.register_hook(solve_backward)
     return output
+
+
+def _leads_beyond(f_star: Tensor, z_star: Tensor) -> bool:
+    """Whether a gradient that enters f_star reaches any leaf but z_star."""
+    seen, nodes = set(), [f_star.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction) or getattr(node, "variable", z_star) is not z_star:
+            return (
+                True  # a custom function, as of a reentrant checkpoint, may reach leaves that the graph does not show
+            )
+        nodes.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def _nothing_finite(report: SolveReport) -> list[bool]:
+    """Which sequences are left with their start because no finite residual came after it."""
+    ends = zip(report.sequence_terminations, report.sequence_steps, strict=True)
+    return [reason is Termination.NONFINITE and step == 0 for reason, step in ends]
 
 
 def phantom(f: FixedPointFn, z: Tensor, *, steps: int, damping: float) -> Tensor:

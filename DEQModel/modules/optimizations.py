@@ -60,8 +60,8 @@ class NormalizableLinear(nn.Module):
         """The weight (out_features, in_features) that is in effect."""
         if not self.wnorm:
             return self.weight.flatten(1)
-        v = self.weight_v.flatten(1)
-        return v * (self.weight_g.flatten(1) / torch.linalg.vector_norm(v, dim=1, keepdim=True))
+        # The kernel behind torch.nn.utils.parametrizations.weight_norm: a third of the composed operations' time.
+        return torch._weight_norm(self.weight_v.flatten(1), self.weight_g.flatten(1), 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) -> (…, out_features), with the weight normalised for this one call."""

@@ -14,16 +14,18 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from modules.anderson import AndersonWindow
 from modules.broyden import InverseJacobian
-from modules.tracker import SolverResult, Tracker
+from modules.tracker import SolverResult, Tracker, by_row
 
 FixedPointFn = Callable[[Tensor], Tensor]  # z (B, *) -> f(z), same shape
 
-COMPACT_BELOW = 0.75  # share of the sequences that f sees which are still open, below which the others leave
+COMPACT_BELOW = 0.9  # share of the sequences that f sees which are still open, below which the others leave
 
 
 class Method(Protocol):
@@ -104,12 +106,12 @@ def solve(
 ) -> SolverResult:
     """Iterates `method` on f from z0 until the stop rule ends it or f has been evaluated max_evals times.
 
-    With the scope "sequence", finished sequences are held at their best iterate; where f has a method `select(rows)`,
-    which gives the same map for some of the sequences (rows: a (b,) index tensor), they leave the batch that f sees
-    once enough of them have finished.
+    With the scope "sequence", finished sequences stay where they stopped; where f has a method `select(rows)`, which
+    gives the same map for some of the sequences (rows: a (b,) index tensor), they leave the batch that f sees once
+    enough of them have finished.
     """
     shape = z0.shape
-    start = z = z0.flatten(1)
+    start = z = by_row(z0)
     tracker = Tracker(
         start,
         positions=shape[1] if z0.dim() > 2 else 1,
@@ -118,30 +120,40 @@ def solve(
         stop_scope=stop_scope,
         first_candidate=first_candidate,
     )
-    rows = list(range(len(z0)))
+    advance = torch.autocast(z0.device.type, enabled=False)(method.advance)  # f alone runs in low precision
+    rows = np.arange(len(z0))
     for k in range(max_evals):
-        fz = f(z.view(-1, *shape[1:]))
-        if fz.shape[1:] != shape[1:] or len(fz) != len(z) or fz.dtype != z.dtype:
-            raise ValueError(
-                f"f maps {(len(z), *shape[1:])} {z.dtype} to {tuple(fz.shape)} {fz.dtype}: both must be the same"
-            )
-        fz = fz.flatten(1)
+        fz = f(z.view(len(z), *shape[1:]))
+        _check_image(fz, (len(z), *shape[1:]), z.dtype)
+        fz = by_row(fz)
         g = fz - z
         if tracker.record(rows, z, fz, g) or k == max_evals - 1:
             break
-        z = method.advance(z, fz, g)
-        if tracker.per_sequence and not (is_open := tracker.is_open(rows)).all():
-            if is_open.mean() < COMPACT_BELOW and hasattr(f, "select"):
-                kept = torch.tensor(is_open.nonzero()[0], device=z.device)
-                rows = [row for row, still in zip(rows, is_open, strict=True) if still]
-                f = f.select(kept)
-                method.select(kept)
-                z = z[kept]
-            else:
-                mask = torch.tensor(is_open, device=z.device).unsqueeze(1)
-                z = torch.where(mask, z, tracker.best[torch.tensor(rows, device=z.device)])
+        if (is_open := tracker.is_open(rows)).all():
+            z = advance(z, fz, g)
+            continue
+        kept = torch.from_numpy(np.flatnonzero(is_open)).to(z.device)  # before `advance`, which would delay it
+        advanced = advance(z, fz, g)[kept]
+        if is_open.mean() < COMPACT_BELOW and hasattr(f, "select"):
+            rows, z, f = rows[is_open], advanced, f.select(kept)
+            method.select(kept)
+        else:
+            z = z.index_copy(0, kept, advanced)
     result = tracker.result()
     return SolverResult(result.value.view(shape), result.report)
+
+
+def _check_image(fz: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuses f(z) that is not like z, and derivatives that would fail obscurely or be those of the last step alone."""
+    if not isinstance(fz, Tensor):
+        raise ValueError(f"f gives a {type(fz).__name__}: it must give a tensor like its argument")
+    if fz.shape != shape or fz.dtype != dtype:
+        raise ValueError(f"f maps {shape} {dtype} to {tuple(fz.shape)} {fz.dtype}: both must be the same")
+    if torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(fz).tangent is not None:
+        raise RuntimeError(
+            "an equilibrium has reverse-mode derivatives only, through torch.autograd: it cannot be solved for inside "
+            "torch.func.grad, vjp, jvp or vmap, or under forward-mode differentiation"
+        )
 
 
 def _check_threshold(threshold: int) -> None:
@@ -171,8 +183,8 @@ def broyden(
         eps: residual (in the stop mode) below which the solve has converged; 0 takes every step.
         stop_mode: "rel" for ‖g‖ / ‖f(z)‖, "abs" for ‖g‖.
         stop_scope: "batch" stops on the whole batch's residual, "sequence" each sequence on its own.
-        history: largest number of updates that B is made of, the newest ones; None for all. Memory: one state per
-            update and one more.
+        history: largest number of pairs of successive steps that B is remembered by, the newest ones; None for all.
+            Memory: as many states and two more.
 
     Returns:
         The iterate of lowest residual (the start only where all others are worse) and the report.
@@ -185,7 +197,7 @@ def broyden(
     _check_threshold(threshold)
     if history is not None and history < 1:
         raise ValueError(f"history is {history}: pass 1 or more")
-    method = Broyden(z0.flatten(1), max(1, min(threshold, history or threshold)))
+    method = Broyden(by_row(z0), max(1, min(threshold, history or threshold)))
     result = solve(
         f,
         z0,
@@ -222,6 +234,7 @@ def anderson(
         m: window, at least 1.
         lam: ridge λ, 1e-4 being the published one, which stalls once the residuals are small against its root; None
             for one in proportion to the diagonal of G Gᵀ, with which the iterates do not depend on the problem's scale.
+            Memory: 2 m states.
         beta: mixing β in (0, 1].
 
     Returns:
@@ -237,7 +250,7 @@ def anderson(
     return solve(
         f,
         z0,
-        Anderson(AndersonWindow(z0.flatten(1), m, lam, beta)),
+        Anderson(AndersonWindow(by_row(z0), m, lam, beta)),
         max_evals=threshold,
         first_candidate=max(0, min(2, threshold - 1)),
         eps=eps,

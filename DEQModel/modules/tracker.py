@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -50,10 +49,11 @@ class SolveReport:
         stop_mode: "rel" or "abs", the residual that the stop rule read.
         stop_scope: "batch" or "sequence", over what the stop rule took norms.
         eps: residual below which it had converged.
-        abs_residual: ‖g‖ of the returned value, over the whole batch; infinite when it was never evaluated.
+        abs_residual: ‖g‖ of the returned value, over the whole batch; infinite when it was never evaluated or is not a
+            finite number.
         rel_residual: ‖g‖ / (‖f(z)‖ + tiny), likewise.
         abs_trace, rel_trace: the same residuals of every iterate that was evaluated, the start's first. A sequence
-            that has finished counts with the residual that it is returned with.
+            that has finished counts with the residual that it is returned with. Entries may be NaN or infinite.
         sequence_residuals: each sequence's own residual, in the stop mode.
         sequence_steps: index of the iterate that each sequence was returned with.
         sequence_terminations: why each sequence stopped; all the same with the scope "batch".
@@ -103,6 +103,11 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def by_row(x: Tensor) -> Tensor:
+    """(B, *) to (B, N), a number per sequence (B,) to (B, 1)."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
 def row_norms(x: Tensor) -> Tensor:
     """‖x_b‖ of each row of (B, N): (B,)."""
     return torch.linalg.vector_norm(x, dim=1, dtype=accumulation_dtype(x))
@@ -111,6 +116,10 @@ def row_norms(x: Tensor) -> Tensor:
 def _residuals(norms: np.ndarray) -> dict[str, np.ndarray]:
     """Both kinds of residual from norms (2, U) of g and of f(z)."""
     return {"abs": norms[0], "rel": norms[0] / (norms[1] + TINY)}
+
+
+def _finite_or_inf(residuals: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.where(np.isfinite(residuals), residuals, math.inf).tolist())
 
 
 def _over_the_batch(norms: np.ndarray) -> np.ndarray:
@@ -122,7 +131,8 @@ class Tracker:
     """Norms, traces, best iterates and stop rule of one solve, over flattened states (B, N).
 
     What stops is a unit: the whole batch, or each sequence on its own; U is their number. `record` makes the only host
-    synchronisation of a step: two norms per sequence come over in one transfer.
+    synchronisation of a step: two norms per sequence come over in one transfer. Index tensors go the other way only
+    while the device has nothing to do, right after it.
 
     Args:
         z0: the start (B, N).
@@ -164,16 +174,19 @@ class Tracker:
         """Evaluations of f so far."""
         return len(self.unit_trace)
 
-    def is_open(self, rows: Sequence[int]) -> np.ndarray:
+    def is_open(self, rows: np.ndarray) -> np.ndarray:
         """Which of these sequences are still being solved for, (b,) bool."""
         return (self.reason == OPEN)[rows] if self.per_sequence else np.repeat(self.reason == OPEN, len(rows))
 
-    def record(self, rows: Sequence[int], z: Tensor, fz: Tensor, g: Tensor) -> bool:
-        """Takes in fz = f(z) and g = fz - z, (b, N), of the sequences `rows`; True when no unit is left to solve."""
-        found = torch.stack([row_norms(g), row_norms(fz)]).double().cpu().numpy()
+    def record(self, rows: np.ndarray, z: Tensor, fz: Tensor, g: Tensor) -> bool:
+        """Takes in fz = f(z) and g = fz - z, (b, N), of the sequences `rows` (b,), in rising order.
+
+        Returns whether no unit is left to solve.
+        """
+        found = torch.stack([row_norms(g), row_norms(fz)]).cpu().double().numpy()
         is_open = self.is_open(rows)
         norms = self.best_norms.copy()  # a finished sequence stays at what it is returned with
-        norms[:, np.asarray(rows)[is_open]] = found[:, is_open]
+        norms[:, rows[is_open]] = found[:, is_open]
         if self.n_evals == 0:
             self.start_norms = self.best_norms = norms
         with np.errstate(invalid="ignore", over="ignore"):
@@ -212,16 +225,15 @@ class Tracker:
         rules[Termination.DIVERGED] = residual > trace[0] * self.divergence_ratio
         return rules
 
-    def _keep(self, rows: Sequence[int], z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
-        if not self.per_sequence:
-            self.best, self.best_norms = z, norms
-            return
+    def _keep(self, rows: np.ndarray, z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
+        """Holds on to the iterates and norms of the units that are at their lowest."""
         self.best_norms = np.where(improved, norms, self.best_norms)
-        source = [i for i, row in enumerate(rows) if improved[row]]
-        self._put([rows[i] for i in source], z[torch.tensor(source, device=z.device)])
-
-    def _put(self, rows: Sequence[int], z: Tensor) -> None:
-        self.best = self.best.index_copy(0, torch.tensor(rows, device=z.device), z)
+        if improved.all():
+            self.best = z
+            return
+        source = torch.from_numpy(np.flatnonzero(improved[rows])).to(z.device)
+        target = torch.from_numpy(np.flatnonzero(improved)).to(z.device)
+        self.best = self.best.index_copy(0, target, z[source])
 
     def _fall_back_to_the_start(self) -> None:
         """Returns no unit with something worse than it began with."""
@@ -229,12 +241,8 @@ class Tracker:
             return
         worse = self.unit_trace[0] < self.lowest
         self.best_step[worse] = 0
-        if self.per_sequence and worse.any():
-            rows = np.flatnonzero(worse).tolist()
-            self._put(rows, self.start[torch.tensor(rows, device=self.start.device)])
-            self.best_norms = np.where(worse, self.start_norms, self.best_norms)
-        elif worse.any():
-            self.best, self.best_norms = self.start, self.start_norms
+        if worse.any():
+            self._keep(np.arange(len(self.start)), self.start, self.start_norms, worse)
 
     def result(self) -> SolverResult:
         """The best iterates (B, N) and the report."""
@@ -252,11 +260,11 @@ class Tracker:
             stop_mode=self.stop_mode,
             stop_scope=self.stop_scope,
             eps=self.eps,
-            abs_residual=float(whole["abs"][0]) if self.n_evals else math.inf,
-            rel_residual=float(whole["rel"][0]) if self.n_evals else math.inf,
+            abs_residual=_finite_or_inf(whole["abs"])[0],
+            rel_residual=_finite_or_inf(whole["rel"])[0],
             abs_trace=tuple(self.batch_trace["abs"]),
             rel_trace=tuple(self.batch_trace["rel"]),
-            sequence_residuals=tuple(np.nan_to_num(own, nan=math.inf).tolist()),
+            sequence_residuals=_finite_or_inf(own),
             sequence_steps=tuple(np.broadcast_to(self.best_step, n_rows).tolist()),
             sequence_terminations=tuple(REASONS[reason] for reason in np.broadcast_to(ended, n_rows)),
         )

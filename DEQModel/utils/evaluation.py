@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from utils.progress import progress_bar
 from utils.settings import Settings
-from utils.solve_statistics import SolveStatistics, in_words
+from utils.solve_statistics import SolveStatistics, in_figures, in_words
 
 EVAL_ROWS = 4  # rows in which a split is read; the perplexity depends on it through the rows' beginnings
+RADIUS_SEGMENTS = 10  # segments, spread evenly, of an estimate of the spectral radius
 COUNT_BLOCK = 1 << 22  # tokens
 
 
@@ -36,6 +38,28 @@ class Segment(Protocol):
 
 
 @dataclass(frozen=True)
+class SpectralRadius:
+    """Spectral radius of ∂f/∂z at the equilibrium, over the sequences of some segments."""
+
+    mean: float
+    max: float
+    n_sequences: int
+    n_segments: int
+
+    @classmethod
+    def over(cls, segments: Sequence[Tensor]) -> "SpectralRadius":
+        """From the estimates (B,) of each segment."""
+        every = torch.cat(list(segments))
+        return cls(float(every.mean()), float(every.max()), len(every), len(segments))
+
+    def __str__(self) -> str:
+        return (
+            f"spectral radius of the Jacobian: mean {self.mean:.3f}, max {self.max:.3f} over {self.n_sequences} "
+            f"sequences of {self.n_segments} segments"
+        )
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """A split's loss and everything that the number depends on.
 
@@ -46,10 +70,12 @@ class EvaluationReport:
         n_segments: segments read, each of `segment` tokens in `rows` rows.
         memory: length of the memory.
         shallow: applications of the cell, None for an equilibrium.
-        solver, threshold, eps, stop_mode, stop_scope: of the forward solve.
+        solver, history, ridge, threshold, eps, stop_mode, stop_scope: of the forward solve.
         steps, evaluations, residual: means over the solves, None where shallow.
+        unconverged: share of the sequences whose own residual stayed above eps, over all solves; None where shallow.
+        radius: of ∂f/∂z, where it was asked for.
         stopped: reason -> share of the solves.
-        seconds: time taken.
+        seconds: time taken, the spectral radius apart.
     """
 
     split: str
@@ -61,6 +87,8 @@ class EvaluationReport:
     memory: int
     shallow: int | None
     solver: str
+    history: int | None
+    ridge: float | None
     threshold: int
     eps: float
     stop_mode: str
@@ -68,7 +96,9 @@ class EvaluationReport:
     steps: float | None
     evaluations: float | None
     residual: float | None
+    unconverged: float | None
     stopped: dict[str, float]
+    radius: SpectralRadius | None
     seconds: float
 
     @property
@@ -90,6 +120,9 @@ class EvaluationReport:
             "steps": self.steps,
             "evaluations": self.evaluations,
             "residual": self.residual,
+            "unconverged_sequences": self.unconverged,
+            "spectral_radius/mean": self.radius and self.radius.mean,
+            "spectral_radius/max": self.radius and self.radius.max,
             **{f"stopped/{reason}": share for reason, share in self.stopped.items()},
         }
         return {f"{self.split}/{name}": value for name, value in values.items() if value is not None}
@@ -101,24 +134,26 @@ class EvaluationReport:
 
     def __str__(self) -> str:
         bits = self.loss / math.log(2)
-        return "\n".join(
-            [
-                f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) "
-                f"per token",
-                f"    {self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of "
-                f"{self.segment}, memory {self.memory}",
-                f"    {self._how_solved()}",
-                f"    {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
-            ]
-        )
+        lines = [
+            f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) per token",
+            f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "
+            f"memory {self.memory}",
+            self._how_solved(),
+            *([str(self.radius)] if self.radius else []),
+            f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
+        ]
+        return "\n    ".join(lines)
 
     def _how_solved(self) -> str:
         if self.shallow is not None:
             return f"shallow: {self.shallow} applications of the cell"
+        history = "" if self.history is None else f", history {self.history}"
+        ridge = "" if self.ridge is None else f", ridge {self.ridge:g}"
         return (
-            f"{self.solver}, threshold {self.threshold}, eps {self.eps:g}, stop mode {self.stop_mode}, stop scope "
-            f"{self.stop_scope}: on average {self.steps:.1f} steps, {self.evaluations:.1f} evaluations, residual "
-            f"{self.residual:.2e}; stopped: {in_words(self.stopped)}"
+            f"{self.solver}{history}{ridge}, threshold {self.threshold}, eps {self.eps:g}, stop mode "
+            f"{self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
+            f"{self.evaluations:.1f} evaluations, residual {in_figures(self.residual, digits=2)}; stopped: "
+            f"{in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
         )
 
 
@@ -131,19 +166,25 @@ def evaluate(
     Draws no random numbers, and leaves the model in the mode it was in.
 
     Args:
-        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`.
+        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`; with
+            a method `spectral_radius(tokens, memory)` where the settings ask for that.
         batches: the split's segments in order, each with `tokens` and `targets` (L, B).
         split: its name, for the report.
-        settings: `max_eval_steps` limits the segments; the rest goes into the report.
+        settings: `max_eval_steps` limits the segments, `spectral_radius` adds that; the rest goes into the report.
         n_layer: applications of the cell; None for the equilibrium.
     """
     n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
+    with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
     was_training = model.training
     model.eval()
     start = time.perf_counter()
-    total, n_tokens, memory, solves = 0.0, 0, None, SolveStatistics()
+    total, n_tokens, memory, solves, radii, aside = 0.0, 0, None, SolveStatistics(), [], 0.0
     with progress_bar(n_segments, split) as bar:
-        for batch in islice(batches, n_segments):
+        for i, batch in enumerate(islice(batches, n_segments)):
+            if i in with_radius:
+                paused = time.perf_counter()
+                radii.append(model.spectral_radius(batch.tokens, memory).cpu())
+                aside += time.perf_counter() - paused
             output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
             memory = output.memory
             total = total + output.nll.sum(dtype=torch.float64)
@@ -151,36 +192,54 @@ def evaluate(
             if output.solve is not None:
                 solves.add(output.solve.forward)
             if bar.update():
-                speed = n_tokens / (time.perf_counter() - start)
-                bar.set_postfix_str(_bar_text(float(total) / n_tokens, speed, solves))
-    loss = float(total) / n_tokens
+                speed = n_tokens / (time.perf_counter() - start - aside)
+                bar.set_postfix_str(bar_text(float(total) / n_tokens, speed, solver=solves))
+    seconds = time.perf_counter() - start - aside
     model.train(was_training)
-    solved = solves.n_solves > 0
     return EvaluationReport(
         split=split,
-        loss=loss,
+        loss=float(total) / n_tokens,
         n_tokens=n_tokens,
         n_segments=n_segments,
         rows=batch.tokens.shape[1],
-        segment=settings.eval_tgt_len,
-        memory=settings.mem_len,
         shallow=n_layer,
-        solver=settings.solver,
-        threshold=settings.f_thres,
-        eps=settings.f_eps,
-        stop_mode=settings.stop_mode,
-        stop_scope=settings.stop_scope,
-        steps=solves.mean_steps if solved else None,
-        evaluations=solves.mean_evals if solved else None,
-        residual=solves.mean_residual if solved else None,
-        stopped=solves.shares() if solved else {},
-        seconds=time.perf_counter() - start,
+        radius=SpectralRadius.over(radii) if radii else None,
+        seconds=seconds,
+        **_lengths_and_solves(settings, solves),
     )
 
 
-def _bar_text(loss: float, speed: float, solves: SolveStatistics) -> str:
-    text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {speed:,.0f} tok/s"
-    return f"{text}, {solves.brief()}" if solves.n_solves else text
+def _spread(n_segments: int) -> set[int]:
+    """Numbers of RADIUS_SEGMENTS segments, or all where there are fewer, spread evenly."""
+    n = min(RADIUS_SEGMENTS, n_segments)
+    return {i * n_segments // n for i in range(n)}
+
+
+def _lengths_and_solves(settings: Settings, solves: SolveStatistics) -> dict[str, Any]:
+    """The parts of a report that tell of the lengths, the solver and its solves."""
+    solved = solves.n_solves > 0
+    return {
+        "segment": settings.eval_tgt_len,
+        "memory": settings.mem_len,
+        "solver": settings.solver,
+        "history": settings.f_history,
+        "ridge": settings.anderson_ridge,
+        "threshold": settings.f_thres,
+        "eps": settings.f_eps,
+        "stop_mode": settings.stop_mode,
+        "stop_scope": settings.stop_scope,
+        "steps": solves.mean_steps if solved else None,
+        "evaluations": solves.mean_evals if solved else None,
+        "residual": solves.mean_residual if solved else None,
+        "unconverged": solves.unconverged_share if solved else None,
+        "stopped": solves.shares() if solved else {},
+    }
+
+
+def bar_text(loss: float, speed: float, **solves: SolveStatistics) -> str:
+    """Loss, perplexity, tokens per second and each kind of solves' means: a bar of 80 columns has room for it."""
+    text = f"loss {loss:.3f} ppl {perplexity(loss):.5g} {tqdm.format_sizeof(speed)} tok/s"
+    return " ".join([text, *(f"{kind} {solve.brief()}" for kind, solve in solves.items() if solve.n_solves)])
 
 
 def unigram_counts(ids: np.ndarray, n_token: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from utils.adaptive_embedding import check_bins
 from utils.errors import UserError
 from utils.flag_checks import check
 from utils.settings import Flag, Settings, flags_of
+from utils.sweep_grid import grid
 
 PROGRAM = "train_transformer.py"
 DEFAULT_CUTOFFS = {"wt103": (20000, 40000, 200000)}
@@ -26,6 +27,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         options["cutoffs"] = tuple(options["cutoffs"])
     settings = Settings(**options)
     check(settings)
+    for point in grid(settings.sweep):
+        check(dataclasses.replace(settings, **point))
     settings = resolve(settings)
     # The vocabulary is not known yet; all else about the bins need not wait for the corpus.
     n_token = max(settings.cutoffs, default=0) + 1
@@ -65,13 +68,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _argument(flag: Flag, default: Any) -> dict[str, Any]:
-    """`add_argument`'s keywords for a flag; its type is that of its default, word ids where that is None."""
+    """`add_argument`'s keywords for a flag; its type is that of its default, where that is not None."""
+    help = flag.help.replace("%", "%%")
     if isinstance(default, bool):
-        return {"action": "store_true", "help": f"{flag.help} (default: off)"}
-    if default is None:
-        return {"type": int, "nargs": "+", "default": None, "help": flag.help, "metavar": "ID"}
-    help = f"{flag.help} (default: {default!r})".replace("%", "%%")
-    return {"type": type(default), "default": default, "choices": flag.choices, "help": help}
+        return {"action": "store_true", "help": f"{help} (default: off)"}
+    if default is not None:
+        help += f" (default: {default!r})".replace("%", "%%")
+    several = {"nargs": "+"} if flag.several else {}
+    return {"type": flag.kind or type(default), "default": default, "choices": flag.choices, "help": help, **several}
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

@@ -1,29 +1,90 @@
 """Progress on a terminal: a bar where there is one, lines of text everywhere."""
 
+import io
+import os
 import sys
 
 from tqdm import tqdm
 
-BAR = "{l_bar}{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # short: the figures need the room
+# The figures come first: where the terminal is narrow, it is the bar that gives way.
+BAR = "{desc} {n_fmt}/{total_fmt} {remaining}{postfix} {percentage:3.0f}%|{bar}|"
+USUAL_SIZE = {"ncols": 80, "nrows": 24}
 
 
-def progress_bar(total: int, what: str, *, initial: int = 0, keep: bool = False) -> tqdm:
+class LostScreenError(Exception):
+    """Standard output is closed, full, or read by nobody any more."""
+
+
+def progress_bar(
+    total: int, what: str, *, unit: str = "", initial: int = 0, keep: bool = False, hidden: bool = False
+) -> tqdm:
     """A bar on stderr over `total` steps, silent where stderr is no terminal.
 
     Args:
         total: number of the last step.
         what: word in front of the bar.
+        unit: "B" counts in kB, MB, …
         initial: number of the first step.
         keep: leave the full bar on the screen.
+        hidden: show nothing at all.
     """
-    return tqdm(total=total, desc=what, initial=initial, leave=keep, disable=None, dynamic_ncols=True, bar_format=BAR)
+    size = {"dynamic_ncols": True} if _size_is_known() else USUAL_SIZE
+    hide = hidden or not is_terminal(sys.stderr)
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=bool(unit),
+        initial=initial,
+        leave=keep,
+        disable=hide,
+        bar_format=BAR,
+        **size,
+    )
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether somebody sees what is written to a stream; a closed one is None."""
+    return stream is not None and stream.isatty()
+
+
+def _size_is_known() -> bool:
+    """Some terminals, of containers and over serial lines, have 0 rows and columns; tqdm would draw nothing there."""
+    try:
+        return min(os.get_terminal_size(sys.stderr.fileno())) > 0
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def has_bar() -> bool:
     """Whether a reader of stdout sees the bar too."""
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    return is_terminal(sys.stdout) and is_terminal(sys.stderr)
 
 
 def say(text: str) -> None:
-    """Print a line, above the bars that are on the screen."""
-    tqdm.write(text)
+    """Print a line, above the bars that are on the screen.
+
+    Raises:
+        LostScreenError: it cannot be written. All that is said later goes nowhere, without another error.
+    """
+    try:
+        if sys.stdout is None:
+            raise OSError("closed")
+        tqdm.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _speak_to_nobody()
+        raise LostScreenError(f"standard output is lost ({error.strerror or error})") from error
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _speak_to_nobody() -> None:
+    if sys.stdout is None:
+        sys.stdout = _Nowhere()
+    else:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # what is buffered still goes there when the process ends

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.evaluation import EvaluationReport
-from utils.solve_statistics import in_words
+from utils.solve_statistics import in_figures, in_words
 
 
 @dataclass(frozen=True)
 class TrainingTotals:
-    """What the updates took, validations apart."""
+    """What the updates took, validations apart, and how many of their backward solves failed."""
 
     updates: int
     tokens: int
     seconds: float
+    failed_backward_solves: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -64,13 +65,17 @@ class RunResults:
             (
                 "training",
                 f"{self.training.updates:,} updates in {self.training.seconds:,.0f} s, "
-                f"{self.training.tokens_per_second:,.0f} tokens/s",
+                f"{self.training.tokens_per_second:,.0f} tokens/s{self._failures()}",
             ),
             ("peak memory", ", ".join(f"{size / 1e9:.2f} GB on the {kind}" for kind, size in self.peak_memory.items())),
         ]
         return "\n".join(f"{name:23}{text}".rstrip() for name, text in rows)
 
+    def _failures(self) -> str:
+        n_failed = self.training.failed_backward_solves
+        return f", {n_failed:,} backward solves failed" if n_failed else ""
+
     def _solves(self) -> str:
         if self.test.shallow is not None:
             return f"none: {self.test.shallow} applications of the cell"
-        return f"{self.test.steps:.1f} steps, residual {self.test.residual:.1e} ({in_words(self.test.stopped)})"
+        return f"{self.test.steps:.1f} steps, residual {in_figures(self.test.residual)} ({in_words(self.test.stopped)})"

@@ -4,14 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from modules.deq import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
-from modules.tracker import STOP_MODES
+from modules.tracker import STOP_MODES, STOP_SCOPES
 
 DATASETS = ("wt103", "wt2", "ptb", "ptb_char", "text")
 INITIALISERS = ("normal", "uniform")
 OPTIMIZERS = ("Adam", "SGD", "Adagrad", "RMSprop", "RAdam")
 SCHEDULERS = ("cosine", "inv_sqrt", "dev_perf", "constant")
-STOP_SCOPES = ("batch",)
 DROPOUT_UNITS = ("position", "channel")
 
 NO_NAME = "N/A"
@@ -22,6 +22,8 @@ class Flag:
     """What the command line needs to know about one setting, beside its name, type and default."""
 
     help: str
+    kind: type | None = None  # of the value, where the default is None and does not tell
+    several: bool = False  # takes one value or more
     choices: tuple[str, ...] | None = None
     least: float | None = None  # smallest value allowed
     besides: float | None = None  # one value outside the range that is allowed all the same
@@ -55,9 +57,9 @@ class Settings:
     eval_n_layer: int = _flag(12, "applications of the cell when --eval evaluates a shallow model", least=1)
     n_head: int = _flag(10, "attention heads", least=1)
     d_head: int = _flag(50, "width of a head; n_head * d_head must be d_model", least=1)
-    d_embed: int = _flag(-1, "width of the embedding; -1 means d_model", least=1, besides=-1)
-    d_model: int = _flag(500, "width of the states", least=1)
-    d_inner: int = _flag(8000, "width of the feed-forward layer", least=1)
+    d_embed: int = _flag(-1, "width of the embedding; -1 means d_model", least=1, besides=-1, below=2**31)
+    d_model: int = _flag(500, "width of the states", least=1, below=2**31)
+    d_inner: int = _flag(8000, "width of the feed-forward layer", least=1, below=2**31)
     dropout: float = _flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
     dropatt: float = _flag(0.0, "dropout on attention weights", least=0, below=1)
     out_dropout: str = _flag("position", "what the output dropout drops whole", choices=DROPOUT_UNITS, listed=False)
@@ -66,6 +68,8 @@ class Settings:
     cutoffs: tuple[int, ...] | None = _flag(
         None,
         "word ids at which the bins of --adaptive start; needed with --adaptive, default 20000 40000 200000 for wt103",
+        kind=int,
+        several=True,
         least=1,
         listed=False,
     )
@@ -87,13 +91,66 @@ class Settings:
     # equilibrium
     solver: str = _flag("anderson", "fixed-point solver", choices=tuple(SOLVERS))
     stop_mode: str = _flag("rel", "relative or absolute residual in the forward solve", choices=STOP_MODES)
+    b_stop_mode: str = _flag("rel", "the same in the backward solve", choices=STOP_MODES, listed=False)
     stop_scope: str = _flag(
-        "batch", "whose residual stops the solver: the whole batch's", choices=STOP_SCOPES, listed=False
+        "batch",
+        "whose residual stops the solves: the whole batch's, or each sequence's its own",
+        choices=STOP_SCOPES,
+        listed=False,
+    )
+    b_solver: str | None = _flag(
+        None, "solver of the backward solve (default: that of --solver)", kind=str, choices=tuple(SOLVERS), listed=False
+    )
+    b_init: str = _flag(
+        "zero",
+        "start of the backward solve: zero, or the forward solve's inverse Jacobian applied to the gradient",
+        choices=BACKWARD_STARTS,
+        listed=False,
+    )
+    f_history: int | None = _flag(
+        None, "updates that a Broyden estimate is made of, the newest (default: all)", kind=int, least=1, listed=False
+    )
+    anderson_ridge: float | None = _flag(
+        None,
+        "absolute ridge of Anderson's systems, 1e-4 as published (default: one relative to the system)",
+        kind=float,
+        least=0,
+        listed=False,
+    )
+    grad: str = _flag(
+        "implicit",
+        "gradient of the equilibrium: implicit differentiation, one application of the cell, --phantom_steps damped "
+        "ones, or --f_thres plain ones in place of a solve",
+        choices=GRADIENTS,
+        listed=False,
+    )
+    phantom_steps: int = _flag(5, "steps of --grad phantom", least=1, listed=False)
+    phantom_damping: float = _flag(
+        0.5, "damping of --grad phantom, at most 1", above=0, below=1, besides=1, listed=False
     )
     f_thres: int = _flag(50, "solver threshold, forward", least=0)
     b_thres: int = _flag(80, "solver threshold, backward", least=0)
     f_eps: float = _flag(1e-3, "residual at which the forward solve has converged", least=0, listed=False)
     b_eps: float = _flag(1e-3, "residual at which the backward solve has converged", least=0, listed=False)
+    rand_f_thres_delta: int = _flag(
+        0,
+        "in training, each forward solve's threshold is drawn from --f_thres minus to plus this",
+        least=0,
+        listed=False,
+    )
+    jac_loss_weight: float = _flag(
+        0.0,
+        "weight of the penalty on the equilibrium's Jacobian, 0 means none; published are 1.6 to 2",
+        least=0,
+        listed=False,
+    )
+    jac_loss_freq: float = _flag(
+        0.4, "probability that an update has the penalty", above=0, below=1, besides=1, listed=False
+    )
+    jac_incremental: int = _flag(
+        0, "steps after which --jac_loss_weight rises by 0.1, again and again; 0 means never", least=0, listed=False
+    )
+    jac_samples: int = _flag(1, "random vectors v of the penalty", least=1, listed=False)
     pretrain_steps: int = _flag(0, "the shallow stage lasts while the step's number is below this", least=0)
     start_train_steps: int = _flag(0, "number of the first step", least=0)
 
@@ -128,12 +185,22 @@ class Settings:
     load: str = _flag("", "state dict to start from, or to evaluate")
     restart: bool = _flag(False, "start from the weights of the run in --restart_dir")
     restart_dir: str = _flag("", "folder of an earlier run")
+    sweep: str = _flag(
+        "",
+        'with --eval: evaluate all combinations of these values, such as "f_thres=4,8,16 mem_len=0,75"',
+        listed=False,
+    )
+    spectral_radius: bool = _flag(
+        False,
+        "evaluations estimate the spectral radius of the equilibrium's Jacobian too, on 10 segments",
+        listed=False,
+    )
     max_eval_steps: int = _flag(-1, "segments of an evaluation; -1 means all", least=1, besides=-1)
     log_interval: int = _flag(200, "steps between log lines", least=1, spelling="--log-interval")
     eval_interval: int = _flag(4000, "steps between validations", least=1, spelling="--eval-interval")
     work_dir: str = _flag("LM-TFM", "runs go to <work_dir>deq-<dataset>/<timestamp or name>")
     name: str = _flag(NO_NAME, f"name of the run; {NO_NAME} means a timestamp")
-    debug: bool = _flag(False, "write nothing to disk")
+    debug: bool = _flag(False, "write nothing to disk but the cache of the encoded corpus")
 
     def shared_with(self, kind: type) -> dict[str, Any]:
         """The settings that another dataclass has under the same names."""

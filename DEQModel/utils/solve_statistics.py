@@ -1,9 +1,20 @@
-"""Means over many fixed-point solves: steps, evaluations, residual, reasons for stopping."""
+"""Means over many fixed-point solves: steps, evaluations, residual, reasons for stopping, and what failed."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 from modules.tracker import SolveReport, Termination
+
+NEVER_AN_ANSWER = (Termination.DIVERGED, Termination.NONFINITE)
+
+
+def failed(report: SolveReport) -> bool:
+    """Whether a solve's value is worth nothing: it diverged, was not finite, or has a relative residual above 1.
+
+    A backward solve that starts from 0 has the relative residual 1 before its first step.
+    """
+    return report.termination in NEVER_AN_ANSWER or not report.rel_residual <= 1
 
 
 class SolveStatistics:
@@ -11,9 +22,12 @@ class SolveStatistics:
 
     def __init__(self) -> None:
         self.n_solves = 0
+        self.n_failed = 0
         self.steps = 0
         self.evals = 0
         self.residual = 0.0
+        self.sequences = 0
+        self.unconverged = 0
         self.reasons: Counter[Termination] = Counter()
 
     def add(self, report: SolveReport | None) -> None:
@@ -21,9 +35,12 @@ class SolveStatistics:
         if report is None:
             return
         self.n_solves += 1
+        self.n_failed += failed(report)
         self.steps += report.n_steps
         self.evals += report.n_evals
         self.residual += report.residual
+        self.sequences += len(report.sequence_residuals)
+        self.unconverged += report.n_unconverged
         self.reasons[report.termination] += 1
 
     @property
@@ -41,6 +58,11 @@ class SolveStatistics:
         """Residual per solve, in the stop mode of each."""
         return self.residual / self.n_solves
 
+    @property
+    def unconverged_share(self) -> float:
+        """Share of the sequences whose own residual did not fall below eps, over all solves."""
+        return self.unconverged / self.sequences
+
     def shares(self) -> dict[str, float]:
         """Share of the solves that ended for each reason, by its name; all reasons are there."""
         return {reason.name.lower(): self.reasons[reason] / self.n_solves for reason in Termination}
@@ -49,18 +71,36 @@ class SolveStatistics:
         """The means and shares by name, for a log; empty where nothing was solved."""
         if not self.n_solves:
             return {}
-        means = {"steps": self.mean_steps, "evaluations": self.mean_evals, "residual": self.mean_residual}
-        stops = {f"stopped/{reason}": share for reason, share in self.shares().items()}
-        return {f"{prefix}/{name}": value for name, value in {**means, **stops}.items()}
+        values = {
+            "steps": self.mean_steps,
+            "evaluations": self.mean_evals,
+            "residual": self.mean_residual,
+            "unconverged_sequences": self.unconverged_share,
+            "failed": self.n_failed / self.n_solves,
+            **{f"stopped/{reason}": share for reason, share in self.shares().items()},
+        }
+        return {f"{prefix}/{name}": value for name, value in values.items()}
 
     def brief(self) -> str:
-        """A few words for a progress bar."""
-        return f"{self.mean_steps:.1f} steps to {self.mean_residual:.0e}" if self.n_solves else "no solve"
+        """Mean steps and residual, and the share of sequences that stayed open, for a progress bar."""
+        if not self.n_solves:
+            return "no solve"
+        still_open = f" {self.unconverged_share:.0%} open" if self.unconverged else ""
+        return f"{self.mean_steps:.1f} to {in_figures(self.mean_residual, digits=0)}{still_open}"
 
     def __str__(self) -> str:
         if not self.n_solves:
             return "no solve"
-        return f"{self.mean_steps:.1f} steps, residual {self.mean_residual:.1e} ({in_words(self.shares())})"
+        residual = in_figures(self.mean_residual)
+        return (
+            f"{self.mean_steps:.1f} steps, {self.mean_evals:.1f} evaluations, residual {residual} "
+            f"({in_words(self.shares())}; {self.unconverged_share:.0%} of sequences not converged)"
+        )
+
+
+def in_figures(residual: float, digits: int = 1) -> str:
+    """A residual; "unknown" where an iterate was never evaluated (a threshold of 0) or was not finite."""
+    return f"{residual:.{digits}e}" if math.isfinite(residual) else "unknown"
 
 
 def in_words(shares: Mapping[str, float]) -> str:

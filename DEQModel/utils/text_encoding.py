@@ -5,6 +5,7 @@ words and counts of the numbered texts are merged in their order, and the number
 ties in the counts are settled by first occurrence, whatever the parts.
 """
 
+import codecs
 import os
 import re
 import selectors
@@ -16,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.progress import is_terminal, progress_bar
 from utils.text_numbering import ID_TYPE, NOT_UTF8, NumberedText, number_text
 from utils.vocabulary import EOS, UNK, VocabularyRule
 
@@ -43,11 +44,16 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
             there is no `<unk>`.
     """
     n_bytes = sum(path.stat().st_size for path in texts.values())
-    hidden = None if progress else True  # None: where standard error is no terminal
-    if progress and not sys.stderr.isatty():
+    for path in filter(_has_byte_order_mark, texts.values()):
+        print(
+            f"note: {path} starts with a byte order mark, which is kept as part of its first word; remove it unless "
+            "the ids must be those of a model trained with it",
+            file=sys.stderr,
+        )
+    if progress and not is_terminal(sys.stderr):
         print(f"encoding {n_bytes / 1e6:,.1f} MB of text", file=sys.stderr, flush=True)
     with (
-        tqdm(total=n_bytes, desc="encoding", unit="B", unit_scale=True, leave=False, disable=hidden) as bar,
+        progress_bar(n_bytes, "encoding", unit="B", hidden=not progress) as bar,
         tempfile.TemporaryDirectory(dir=out) as scratch,
     ):
         numbered = {
@@ -59,6 +65,11 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
             if not _write_ids(parts, ids, id_file(out, split)):
                 raise _unknown_word(texts[split], rule, ids)
     return words
+
+
+def _has_byte_order_mark(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def id_file(folder: Path, split: str) -> Path:

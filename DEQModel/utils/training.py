@@ -7,79 +7,31 @@ import copy
 import math
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from utils.checkpoints import load_into, load_state_dict, save_state_dict
 from utils.errors import UserError
-from utils.evaluation import EvaluationReport, Segment, evaluate, perplexity
+from utils.evaluation import EvaluationReport, Segment, evaluate
 from utils.experiment import WEIGHTS_FILE, Experiment
+from utils.jacobian_penalty import JacobianPenalty
 from utils.optimization import clip, make_optimizer, set_rate, split_for_clipping
+from utils.probe import Probe
 from utils.progress import progress_bar
 from utils.results import TrainingTotals
 from utils.schedule import Plateau, Schedule
 from utils.settings import Settings
-from utils.solve_statistics import SolveStatistics
-
-
-@dataclass
-class Window:
-    """Sums over the updates since the last log line, and the last one's learning rate."""
-
-    lr: float = 0.0
-    updates: int = 0
-    tokens: int = 0
-    nll: float = 0.0
-    norms: float = 0.0
-    seconds: float = 0.0
-    forward: SolveStatistics = field(default_factory=SolveStatistics)
-    backward: SolveStatistics = field(default_factory=SolveStatistics)
-
-    def scalars(self) -> dict[str, float]:
-        """The means, by the names of their curves."""
-        loss = self.nll / self.tokens
-        return {
-            "train/loss": loss,
-            "train/perplexity": perplexity(loss),
-            "train/lr": self.lr,
-            "train/gradient_norm": self.norms / self.updates,
-            "train/tokens_per_second": self.tokens / self.seconds,
-            **self.forward.scalars("forward"),
-            **self.backward.scalars("backward"),
-        }
-
-    def brief(self) -> str:
-        """The means in the few words that fit beside a progress bar."""
-        loss = self.nll / self.tokens
-        text = f"loss {loss:.3f}, ppl {perplexity(loss):.2f}, {self.tokens / self.seconds:,.0f} tok/s"
-        if self.forward.n_solves:
-            text = f"{text}, f {self.forward.brief()}, b {self.backward.brief()}"
-        return text
-
-    def __str__(self) -> str:
-        loss = self.nll / self.tokens
-        parts = [
-            f"lr {self.lr:.3g}",
-            f"loss {loss:.3f}",
-            f"ppl {perplexity(loss):.2f}",
-            f"gradient {self.norms / self.updates:.3g}",
-            f"{1000 * self.seconds / self.updates:.0f} ms/step",
-            f"{self.tokens / self.seconds:,.0f} tokens/s",
-        ]
-        for name, solves in (("forward", self.forward), ("backward", self.backward)):
-            if solves.n_solves:
-                parts.append(f"{name} {solves}")
-        return " | ".join(parts)
+from utils.training_window import Window
 
 
 class Trainer:
-    """Trains a language model: loss mean → backward → clip → optimizer → step + 1 → learning rate.
+    """Trains a language model: loss → backward → clip → optimizer → step + 1 → learning rate.
 
     Args:
-        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`;
-            its embedding is `word_emb`.
+        model: called as model(tokens, targets, memory, n_layer=…, jacobian_samples=…), giving `nll` (L, B), `memory`
+            and `solve`; its embedding is `word_emb`, and `with_settings` gives it other thresholds.
         settings: of the run.
         batches: an epoch of segments with `tokens` and `targets` (L, B); every iteration is another epoch.
         validation: the validation split's segments.
@@ -105,8 +57,10 @@ class Trainer:
         self.plateau = Plateau(settings.lr, settings.decay_rate, settings.lr_min, settings.patience)
         self.optimizer = make_optimizer(model.parameters(), settings, self.lr)
         self.clipped, self.spared = split_for_clipping(model, clip_embeddings=not settings.clip_nonemb)
+        self.penalty = JacobianPenalty.of(settings)
         self.memory: list = []
         self.window = Window()
+        self.failed_backward = 0
         self.best: EvaluationReport | None = None  # of the stage that the run is in
         self.best_state: dict[str, Tensor] | None = None  # where there is no folder for it
         self.after_shallow: EvaluationReport | None = None
@@ -162,33 +116,19 @@ class Trainer:
     def update(self, batch: Segment) -> tuple[float, float]:
         """One update on a batch of (L, B) tokens and targets.
 
-        The rows may be computed in chunks one after the other, each weighted by its share of the rows and with
-        its own memory, so that their sum is the gradient of the undivided batch.
-
         Returns:
-            The loss (mean nll, nats per token) and the norm of its gradient before clipping.
+            The loss (mean nll, nats per token, without the Jacobian penalty) and the norm of the whole objective's
+            gradient before clipping.
 
         Raises:
             UserError: either is not finite; the weights are as they were.
         """
-        n_layer = self.settings.shallow_layers(self.step)
-        n_chunks, n_rows = self.settings.batch_chunk, batch.tokens.shape[1]
-        chunks = zip(batch.tokens.tensor_split(n_chunks, 1), batch.targets.tensor_split(n_chunks, 1), strict=True)
         self.window.lr = self.lr
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for i, (tokens, targets) in enumerate(chunks):
-            output = self.model(tokens, targets, self.memory[i], n_layer=n_layer)
-            self.memory[i] = output.memory
-            loss = output.nll.mean() * (tokens.shape[1] / n_rows)
-            loss.backward()
-            losses.append(loss.detach())
-            if output.solve is not None:
-                self.window.forward.add(output.solve.forward)
-                self.window.backward.add(output.solve.backward)
+        sums = self._backward(batch)
         norm = clip(self.clipped, self.spared, self.settings.clip)
         # The host waits here, once: an update that is not finite must never reach the weights.
-        loss, norm = torch.stack([sum(losses), norm]).tolist()
+        norm, loss, *penalty = torch.stack([norm, *sums]).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
                 f"step {self.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}; the weights have "
@@ -196,12 +136,43 @@ class Trainer:
             )
         self.optimizer.step()
         self.step += 1
+        self.window.penalised += len(penalty)
+        self.window.jacobian_loss += sum(penalty)
         set_rate(self.optimizer, self.lr)
         return loss, norm
+
+    def _backward(self, batch: Segment) -> list[Tensor]:
+        """Accumulates the gradient of a batch; its loss and, where the step has it, the Jacobian penalty.
+
+        The rows may be computed in chunks one after the other, each weighted by its share of the rows and with
+        its own memory, so that their sum is the gradient of the undivided batch.
+        """
+        n_layer = self.settings.shallow_layers(self.step)
+        samples = self.penalty.samples_at(self.step) if n_layer is None else 0
+        n_chunks, n_rows = self.settings.batch_chunk, batch.tokens.shape[1]
+        chunks = zip(batch.tokens.tensor_split(n_chunks, 1), batch.targets.tensor_split(n_chunks, 1), strict=True)
+        losses, penalties = [], []
+        for i, (tokens, targets) in enumerate(chunks):
+            output = self.model(tokens, targets, self.memory[i], n_layer=n_layer, jacobian_samples=samples)
+            self.memory[i] = output.memory
+            share = tokens.shape[1] / n_rows
+            objective = output.nll.mean() * share
+            losses.append(objective.detach())
+            if samples:
+                penalties.append(output.solve.jacobian_loss.detach() * share)
+                objective = objective + self.penalty.weight_at(self.step) * share * output.solve.jacobian_loss
+            objective.backward()
+            if output.solve is not None:
+                self.window.forward.add(output.solve.forward)
+                self.window.backward.add(output.solve.backward)
+        return [sum(losses), sum(penalties)] if samples else [sum(losses)]
 
     def _log(self) -> None:
         text = f"epoch {self.epoch} | step {self.step} | {self.window}"
         self.experiment.log(text, routine=True)
+        if warning := self.window.warning():
+            self.experiment.log(f"step {self.step} | {warning}")
+        self.failed_backward += self.window.backward.n_failed
         self.experiment.scalars(self.window.scalars(), self.step)
         self.window = Window()
 
@@ -215,6 +186,10 @@ class Trainer:
         report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer)
         self.experiment.log(f"step {self.step} | {report}")
         self.experiment.scalars(report.scalars(), self.step)
+        if n_layer is None:
+            probe = Probe.of(self.model, next(iter(self.validation)))
+            self.experiment.log(f"step {self.step} | {probe}")
+            self.experiment.curve("probe/residual", probe.residuals, f"step {self.step:06d}")
         if self._shallow_stage_ends():
             self.after_shallow = report
             self.experiment.log(f"step {self.step} | end of shallow stage: perplexity {report.perplexity:.3f}")
@@ -239,7 +214,8 @@ class Trainer:
 
     def totals(self) -> TrainingTotals:
         """What the updates took, validations apart."""
-        return TrainingTotals(self.step - self.settings.start_train_steps, self.tokens, self.seconds)
+        updates = self.step - self.settings.start_train_steps
+        return TrainingTotals(updates, self.tokens, self.seconds, self.failed_backward)
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""

@@ -21,6 +21,10 @@ class CellContext:
     attention: AttentionContext
     feed_forward: FeedForwardContext
 
+    def pack(self, n_rows: int) -> CellContext:
+        """The same, prepared for many evaluations without gradients on n_rows = B·L rows."""
+        return CellContext(self.attention, self.feed_forward.pack(n_rows))
+
     def select(self, rows: Tensor) -> CellContext:
         """The context of these sequences (b,) alone."""
         return CellContext(self.attention.select(rows), self.feed_forward.select(rows))
@@ -83,6 +87,10 @@ class CellMap:
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.cell(z, self.context)
+
+    def pack(self, n_rows: int) -> CellMap:
+        """The same map, prepared for many evaluations without gradients on n_rows = B·L rows."""
+        return CellMap(self.cell, self.context.pack(n_rows))
 
     def select(self, rows: Tensor) -> CellMap:
         """The map of these sequences (b,) alone."""

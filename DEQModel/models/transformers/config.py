@@ -9,6 +9,30 @@ from utils.adaptive_embedding import check_bins
 from utils.errors import UserError
 
 OUT_DROPOUTS = ("position", "channel")
+EQUILIBRIUM_SETTINGS = (  # which DEQModule knows under the same names
+    "solver",
+    "b_solver",
+    "f_thres",
+    "b_thres",
+    "f_eps",
+    "b_eps",
+    "stop_mode",
+    "b_stop_mode",
+    "stop_scope",
+    "grad",
+    "phantom_steps",
+    "phantom_damping",
+    "b_init",
+)
+FREE_SETTINGS = (  # may differ between models of the same parameters
+    *EQUILIBRIUM_SETTINGS,
+    "rand_f_thres_delta",
+    "f_history",
+    "anderson_ridge",
+    "mem_len",
+    "local_size",
+    "same_length",
+)
 
 
 @dataclass(frozen=True)
@@ -87,13 +111,17 @@ class DEQTransformerConfig:
             raise UserError("--same_length needs a memory, but --mem_len is 0: pass a --mem_len above 0")
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)
 
-    def solver_options(self, solver: str) -> dict[str, Any]:
-        """The options of one of the solvers, "broyden" for instance."""
+    def equilibrium_settings(self) -> dict[str, Any]:
+        """The arguments of `DEQModule`."""
         options: dict[str, dict[str, Any]] = {
             "broyden": {"history": self.f_history},
             "anderson": {"lam": self.anderson_ridge},
         }
-        return options.get(solver, {})
+        return {name: getattr(self, name) for name in EQUILIBRIUM_SETTINGS} | {
+            "f_thres_delta": self.rand_f_thres_delta,
+            "f_options": options.get(self.solver),
+            "b_options": options.get(self.b_solver or self.solver),
+        }
 
     @property
     def horizon(self) -> int:

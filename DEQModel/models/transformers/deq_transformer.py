@@ -6,8 +6,10 @@ time first, (L, B), as the data's batches do; states are (B, L, D).
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 
 from models.transformers.attention import RelativeAttention
 from models.transformers.cell import CellMap, TransformerCell
-from models.transformers.config import DEQTransformerConfig
+from models.transformers.config import FREE_SETTINGS, DEQTransformerConfig
 from models.transformers.feed_forward import PositionwiseFeedForward
 from modules.deq import DEQModule, SolveInfo
+from modules.jacobian import spectral_radius
 from modules.optimizations import masked, variational_mask
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
@@ -72,24 +75,7 @@ class DEQTransformerLM(nn.Module):
             PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm),
             pre_lnorm=config.pre_lnorm,
         )
-        self.deq = DEQModule(
-            solver=config.solver,
-            b_solver=config.b_solver,
-            f_thres=config.f_thres,
-            b_thres=config.b_thres,
-            f_eps=config.f_eps,
-            b_eps=config.b_eps,
-            stop_mode=config.stop_mode,
-            b_stop_mode=config.b_stop_mode,
-            stop_scope=config.stop_scope,
-            grad=config.grad,
-            phantom_steps=config.phantom_steps,
-            phantom_damping=config.phantom_damping,
-            b_init=config.b_init,
-            f_thres_delta=config.rand_f_thres_delta,
-            f_options=config.solver_options(config.solver),
-            b_options=config.solver_options(config.b_solver or config.solver),
-        )
+        self.deq = DEQModule(**config.equilibrium_settings())
         self.crit = ProjectedAdaptiveLogSoftmax(*bins)
         if config.tied:
             self.crit.tie(self.word_emb)
@@ -114,17 +100,11 @@ class DEQTransformerLM(nn.Module):
             jacobian_samples: vectors for the penalty `solve.jacobian_loss` on the equilibrium's Jacobian.
         """
         n_target, n_batch = tokens.shape
-        if memory is None:
-            memory = self._empty_memory(n_batch)
-        embedded = self._drop(self.word_emb(tokens.t().contiguous()), (n_batch, 1, self.config.d_model))
-        injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
-        injection = torch.cat([memory.u, injection], dim=1)  # (B, K, 3D)
-        positions = self._drop(self.pos_emb(injection.shape[1]), (1, self.config.d_model))
-        f = CellMap(self.func, self.func.context(memory.z, injection, positions))
-
-        z, solve = torch.zeros_like(embedded), None
+        memory = memory or self._empty_memory(n_batch)
+        f, z, injection = self._map(tokens, memory)
+        solve = None
         if n_layer is None:
-            z, solve = self.deq(f, z, jacobian_samples=jacobian_samples)
+            z, solve = self.deq(f.pack(tokens.numel()), z, jacobian_samples=jacobian_samples)
         else:
             for _ in range(n_layer):
                 z = f(z)
@@ -132,6 +112,47 @@ class DEQTransformerLM(nn.Module):
         hidden = self._drop(z, (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1))
         nll = self.crit(hidden.transpose(0, 1).reshape(n_target * n_batch, -1), targets.reshape(-1))
         return LMOutput(nll.view(n_target, n_batch), self._remember(memory, z, injection), solve)
+
+    @torch.no_grad()
+    def spectral_radius(self, tokens: Tensor, memory: Memory | None = None) -> Tensor:
+        """The spectral radius of ∂f/∂z at each sequence's equilibrium, (B,); it is solved for on the way.
+
+        Args:
+            tokens, memory: as for `forward`.
+        """
+        f, z, _ = self._map(tokens, memory or self._empty_memory(tokens.shape[1]))
+        z, _ = self.deq(f, z)
+        return spectral_radius(f, z)
+
+    def with_settings(self, **changes: Any) -> DEQTransformerLM:
+        """A model that shares this one's parameters, and solves or remembers otherwise.
+
+        Args:
+            changes: fields of `DEQTransformerConfig` that are named in `FREE_SETTINGS`, such as `f_thres`.
+
+        Raises:
+            ValueError: a setting that a model cannot change.
+            UserError: the changed configuration contradicts itself.
+        """
+        for name in changes:
+            if name not in FREE_SETTINGS:
+                raise ValueError(f"{name} belongs to the model's build: choose from {', '.join(FREE_SETTINGS)}")
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        other = copy.deepcopy(self, shared)
+        other.config = dataclasses.replace(self.config, **changes)
+        other.deq = DEQModule(**other.config.equilibrium_settings()).train(self.training)
+        other.func.dec_attn.local_size = other.config.horizon
+        return other
+
+    def _map(self, tokens: Tensor, memory: Memory) -> tuple[CellMap, Tensor, Tensor]:
+        """f for tokens (L, B), its start z = 0 (B, L, D), and the injection over memory and tokens (B, K, 3D)."""
+        n_batch = tokens.shape[1]
+        embedded = self._drop(self.word_emb(tokens.t().contiguous()), (n_batch, 1, self.config.d_model))
+        injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
+        injection = torch.cat([memory.u, injection], dim=1)
+        positions = self._drop(self.pos_emb(injection.shape[1]), (1, self.config.d_model))
+        context = self.func.context(memory.z, injection, positions)
+        return CellMap(self.func, context), torch.zeros_like(embedded), injection
 
     def _drop(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return masked(x, variational_mask(shape, self.config.dropout, x, training=self.training))

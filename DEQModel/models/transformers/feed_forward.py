@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.optimizations import NormalizableLinear, variational_mask
+from modules.packed_linear import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,14 @@ class FeedForwardContext:
     bias_out: Tensor  # (D,)
     inner_mask: Tensor | None  # (B, 1, F)
     output_mask: Tensor | None  # (B, 1, D)
+    packed: tuple[PackedLinear, PackedLinear] | None = None  # both maps, for the evaluations without gradients
+
+    def pack(self, n_rows: int) -> FeedForwardContext:
+        """The same with the weights packed for n_rows = B·L rows, where that can be done."""
+        if not can_pack(self.weight_in):
+            return self
+        maps = ((self.weight_in, self.bias_in), (self.weight_out, self.bias_out))
+        return dataclasses.replace(self, packed=tuple(PackedLinear(*weights, n_rows) for weights in maps))
 
     def select(self, rows: Tensor) -> FeedForwardContext:
         """The context of these sequences (b,) alone."""
@@ -61,7 +71,16 @@ class PositionwiseFeedForward(nn.Module):
 
     def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:
         """x (B, L, D) -> (B, L, D), before dropout and residual."""
-        inner = F.linear(x, context.weight_in, context.bias_in)
-        # A mask is never negative, so it may go before the relu, which then works in place.
-        inner = F.relu(inner) if context.inner_mask is None else F.relu_(inner * context.inner_mask)
-        return F.linear(inner, context.weight_out, context.bias_out)
+        if context.packed is not None and not torch.is_grad_enabled():
+            map_in, map_out = context.packed
+            inner = map_in(x, relu=True)
+            return map_out(inner if context.inner_mask is None else inner.mul_(context.inner_mask))
+        n_batch, n_position, _ = x.shape
+        # The relu works in place on what is no view: on a view, autograd would copy the whole of it on backward.
+        inner = torch.addmm(context.bias_in, x.flatten(0, 1), context.weight_in.t())
+        if context.inner_mask is None:
+            inner = F.relu_(inner)
+        else:  # a mask is never negative, so it may go before the relu
+            inner = F.relu_(inner.unflatten(0, (n_batch, n_position)) * context.inner_mask).flatten(0, 1)
+        output = torch.addmm(context.bias_out, inner, context.weight_out.t())
+        return output.unflatten(0, (n_batch, n_position))

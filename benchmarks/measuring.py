@@ -1,0 +1,64 @@
+"""What benchmarks share: median times, and the peak memory of one call, measured in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+MIB = 2**20
+
+
+def median_seconds(step: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call, after one that does not count."""
+    step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _kilobytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def _measure(connection: Connection, build: Callable[..., Callable[[], object]], arguments: tuple) -> None:
+    step = build(*arguments)
+    step()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _kilobytes("VmRSS")
+    step()
+    connection.send((_kilobytes("VmHWM") - before) * 1024)
+
+
+def peak_bytes(build: Callable[..., Callable[[], object]], *arguments: object) -> int | None:
+    """Most resident memory that `build(*arguments)()` holds on top of what was there before, in bytes; Linux alone.
+
+    The second call counts. Freed blocks go back to the system at once, so that none is counted that is in nobody's use.
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_measure, args=(sender, build, arguments))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        child.join()
+
+
+def in_mib(size: int | None) -> str:
+    """Bytes as MiB, or a dash."""
+    return "-" if size is None else f"{size / MIB:.0f}"

@@ -1,0 +1,125 @@
+"""Settings read off a state dict's shapes, and how they are compared with those of the flags."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.checkpoint_settings import CheckpointSettings, check_settings
+from utils.checkpoints import load_state_dict
+from utils.errors import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+WNORM = CheckpointSettings(
+    n_token=97, d_model=24, n_head=3, d_head=8, d_inner=40, d_embed=24, wnorm=True, cutoffs=(20, 50), div_val=2
+)
+
+
+def checked(error, *parts):
+    message = str(error)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+@pytest.fixture
+def state():
+    return load_state_dict(GOLDEN / "model_wnorm.pkl")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("wnorm", {}),
+        ("wnorm_2020_layout", {}),
+        ("plain", {"wnorm": False}),
+        ("divval1", {"cutoffs": (None, None), "div_val": 1}),
+        ("nocut", {"cutoffs": (), "div_val": 1}),
+    ],
+)
+def test_settings_are_read_off_the_shapes(name, change):
+    state = load_state_dict(GOLDEN / f"model_{name}.pkl")
+    half = {key: value.bfloat16() for key, value in state.items()}
+    assert CheckpointSettings.of(state) == CheckpointSettings.of(half) == replace(WNORM, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wnorm", WNORM),
+        ("divval1", replace(WNORM, cutoffs=(20, 50), div_val=1)),
+        ("nocut", replace(WNORM, cutoffs=(), div_val=1)),
+    ],
+)
+def test_settings_that_agree_pass(name, expected):
+    path = GOLDEN / f"model_{name}.pkl"
+    check_settings(path, load_state_dict(path), expected)
+
+
+def test_any_div_val_of_the_same_widths_passes(state):
+    for i, width in enumerate((24, 1, 0)):
+        state[f"word_emb.emb_layers.{i}.weight"] = torch.zeros((20, 30, 47)[i], width)
+    assert CheckpointSettings.of(state).div_val == 13
+    check_settings("FILE", state, replace(WNORM, div_val=20))
+    with pytest.raises(UserError, match="--div_val is 12 but the file has 13: pass --div_val 13"):
+        check_settings("FILE", state, replace(WNORM, div_val=12))
+
+
+def test_one_projected_bin_says_that_div_val_is_not_1():
+    state = load_state_dict(GOLDEN / "model_nocut.pkl") | {"word_emb.emb_projs.0.weight": torch.zeros(24, 24)}
+    check_settings("FILE", state, replace(WNORM, cutoffs=(), div_val=4))
+    with pytest.raises(UserError, match="--div_val is 1"):
+        check_settings("FILE", state, replace(WNORM, cutoffs=(), div_val=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("wnorm", {"d_model": 500}, "--d_model is 500 but the file has 24: pass --d_model 24"),
+        ("wnorm", {"n_head": 6}, "--n_head is 6 but the file has 3: pass --n_head 3"),
+        ("wnorm", {"d_head": 4}, "--d_head is 4 but the file has 8: pass --d_head 8"),
+        ("wnorm", {"d_inner": 50}, "--d_inner is 50 but the file has 40: pass --d_inner 40"),
+        ("wnorm", {"d_embed": 12}, "--d_embed is 12 but the file has 24: pass --d_embed 24"),
+        ("wnorm", {"wnorm": False}, "--wnorm is off but the file has weight normalisation: pass --wnorm"),
+        ("plain", {"wnorm": True}, "--wnorm is on but the file has no weight normalisation: leave --wnorm out"),
+        ("wnorm", {"div_val": 3}, "--div_val is 3 but the file has 2: pass --div_val 2"),
+        ("wnorm", {"cutoffs": (20, 60)}, "--cutoffs are 20 60 but the file has 20 50: pass --adaptive --cutoffs 20 50"),
+        ("wnorm", {"cutoffs": ()}, "--adaptive is off but the file has 20 50: pass --adaptive --cutoffs 20 50"),
+        ("nocut", {}, "--cutoffs are 20 50 but the file has one bin: leave --adaptive out"),
+        ("divval1", {"cutoffs": (9,), "div_val": 1}, "--cutoffs are 9 but the file has 2 cutoffs: pass --adaptive"),
+        (
+            "wnorm",
+            {"n_token": 98},
+            "vocabulary has 98 words but the file has 97: check --data, --dataset and --cutoffs",
+        ),
+    ],
+)
+def test_a_setting_that_differs_is_named_with_both_values_and_the_remedy(name, change, part):
+    path = GOLDEN / f"model_{name}.pkl"
+    with pytest.raises(UserError) as caught:
+        check_settings(path, load_state_dict(path), replace(WNORM, **change))
+    checked(caught.value, str(path), part)
+
+
+def test_all_settings_that_differ_stand_in_one_line(state):
+    with pytest.raises(UserError) as caught:
+        check_settings(
+            "FILE", state, replace(WNORM, n_token=98, d_model=8, n_head=1, wnorm=False, cutoffs=(), div_val=1)
+        )
+    checked(caught.value, "FILE", "98 words", "--d_model 24", "--n_head 3", "--wnorm", "--cutoffs 20 50", "--div_val 2")
+    assert "--d_inner" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["inject_conv.weight", "func.dec_attn.r_w_bias", "word_emb.emb_layers.0.weight"])
+def test_the_state_dict_of_another_model_is_refused(state, name):
+    with pytest.raises(UserError) as caught:
+        check_settings("FILE", {key: value for key, value in state.items() if key != name}, WNORM)
+    checked(caught.value, "FILE", name, "pass")
+    with pytest.raises(UserError) as caught:
+        check_settings("FILE", state | {name: torch.zeros(3)}, WNORM)
+    checked(caught.value, "FILE", name, "(3,)", "pass")
+
+
+def test_widths_that_no_div_val_gives_are_refused(state):
+    with pytest.raises(UserError, match=r"FILE.*\[24, 11, 6\].*--div_val"):
+        check_settings("FILE", state | {"word_emb.emb_layers.1.weight": torch.zeros(30, 11)}, WNORM)
