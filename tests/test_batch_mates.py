@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM, Memory
+from modules.broyden import History
 from modules.deq import DEQModule
 from modules.tracker import Termination
 
@@ -142,3 +143,17 @@ def test_a_diverging_sequence_leaves_the_others_alone(solver):
     assert report.sequence_terminations[0] is not Termination.CONVERGED
     assert report.sequence_terminations[1:] == (Termination.CONVERGED,) * 2
     assert report.n_unconverged == 1
+
+
+def test_the_first_inner_product_rounds_the_same_at_any_batch_size():
+    """Broyden's steps amplify a difference there up to 10⁵ times."""
+    generator = torch.Generator().manual_seed(0)
+    columns, vectors = (torch.randn(shape, generator=generator) for shape in ((8, 8192), (8, 2, 8192)))
+
+    def inner(rows):
+        history = History(columns[rows], 5)
+        history.append(columns[rows])
+        return history.inner(vectors[rows])
+
+    whole = inner(slice(None))
+    assert all(torch.equal(inner(slice(row, row + 1)), whole[row : row + 1]) for row in range(8))

@@ -126,6 +126,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, path, zip
         assert witness.exists(), "the payload does not work, so this test shows nothing"
 
 
+def test_a_pickle_written_by_hand_is_refused_and_not_run(tmp_path, path):
+    path.write_bytes(f"(S'touch {tmp_path}/ran'\nios\nsystem\n.".encode())
+    refused(path, "os.system", "not run")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_whole_pickled_module_is_refused(path):
     torch.save(nn.Linear(2, 2), path)
     refused(path, "torch.nn.modules.linear.Linear", "torch.save(model.state_dict(), FILE)")

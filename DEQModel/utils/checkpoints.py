@@ -19,7 +19,7 @@ from utils.errors import UserError
 REMEDY = "pass a file made by torch.save(model.state_dict(), FILE)"
 N_NAMES_SHOWN = 4
 REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a pickle that needs more than tensors
-HARMLESS = re.compile(r"torch\.|collections\.OrderedDict$")  # names in a pickle of tensors
+HARMLESS = re.compile(r"torch\.(_utils\.)?\w+$|collections\.OrderedDict$")  # names in a pickle of tensors
 LARGEST_PICKLE = 1 << 22  # bytes that are looked at; tensors' values are elsewhere, or behind
 
 # What the older generation (2019, 2020) has otherwise: copies of the cell, projections as bare parameters, and the
@@ -72,23 +72,26 @@ def _read(path: str | os.PathLike, map_location: str | torch.device) -> object:
 
 
 def _foreign_name(path: str | os.PathLike) -> str | None:
-    """What a pickle of a newer protocol than PyTorch's would import beside tensors, read off without running it."""
+    """What a pickle that PyTorch does not understand would import, tensors apart, read off without running it."""
     with suppress(Exception):  # a damaged file raises nearly any type
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     (member,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-                    file = io.BytesIO(archive.open(member).read(LARGEST_PICKLE))
+                    pickles = io.BytesIO(archive.open(member).read(LARGEST_PICKLE))
             else:
                 file.seek(0)
-                file = io.BytesIO(file.read(LARGEST_PICKLE))
+                pickles = io.BytesIO(file.read(LARGEST_PICKLE))
         while True:  # the legacy format has several pickles; the end of the file ends the loop
             strings: list[str] = []
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "STACK_GLOBAL" and not HARMLESS.match(name := ".".join(strings[-2:])):
-                    return name
+            for opcode, argument, _ in pickletools.genops(pickles):
                 if isinstance(argument, str):
                     strings.append(argument)
+                parts = (
+                    strings[-2:] if opcode.name == "STACK_GLOBAL" else argument.split() if opcode.name == "INST" else []
+                )
+                if parts and not HARMLESS.match(name := ".".join(parts)):
+                    return name
     return None
 
 
