@@ -79,10 +79,9 @@ def _leads_beyond(f_star: Tensor, z_star: Tensor) -> bool:
         if node is None or node in seen:
             continue
         seen.add(node)
+        # A custom function, as of a reentrant checkpoint, may reach leaves that the graph does not show.
         if isinstance(node, BackwardCFunction) or getattr(node, "variable", z_star) is not z_star:
-            return (
-                True  # a custom function, as of a reentrant checkpoint, may reach leaves that the graph does not show
-            )
+            return True
         nodes.extend(following for following, _ in node.next_functions)
     return False
 
