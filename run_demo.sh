@@ -18,7 +18,7 @@ exec "$python" "$root/DEQModel/train_transformer.py" \
     --data "$root/data/demo" --dataset text --work_dir "$root/LM-TFM-" --name demo \
     --adaptive --cutoffs 2000 5000 --div_val 2 --wnorm \
     --d_model 128 --n_head 4 --d_head 32 --d_inner 512 --dropout 0.05 \
-    --n_layer 3 --eval_n_layer 3 --solver broyden --f_thres 16 --b_thres 16 \
+    --n_layer 3 --eval_n_layer 3 --solver broyden --f_thres 16 --b_thres 16 --jac_loss_weight 0.1 --jac_loss_freq 0.5 \
     --batch_size 8 --tgt_len 64 --mem_len 64 --eval_tgt_len 64 \
     --optim Adam --lr 0.0015 --warmup_step 100 --pretrain_steps 1200 --max_step 2400 \
     --log-interval 100 --eval-interval 600 "$@"
