@@ -25,15 +25,22 @@ DATASETS = {
     "text": VocabularyRule(counted=("train",)),
 }
 
+# Of numpy's legacy generator: its keys, the place among them, whether a normal number is in store, and that number.
+LengthsState = tuple[tuple[int, ...], int, int, float]
+
 
 @dataclass(frozen=True)
 class Corpus:
-    """A vocabulary, and the ids of three texts, (N,) int32, read-only memory maps."""
+    """A vocabulary, and the ids of three texts, (N,) int32, read-only memory maps.
+
+    `checksum` tells vocabularies and training texts apart.
+    """
 
     vocab: Vocab
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+    checksum: str
 
     @classmethod
     def load(cls, folder: str | Path, dataset: str, *, progress: bool = True) -> "Corpus":
@@ -56,7 +63,7 @@ class Corpus:
         except OSError as error:  # most likely a folder that may be listed but not entered
             raise UserError(f"--data {folder}: {error.strerror}; change the folder's permissions") from error
         encoded = cached_corpus(folder, dataset, DATASETS[dataset], texts, progress=progress)
-        return cls(encoded.vocab, **encoded.ids)
+        return cls(encoded.vocab, **encoded.ids, checksum=encoded.checksum)
 
 
 def _find_texts(folder: Path, archive: str) -> dict[str, Path]:
@@ -76,7 +83,7 @@ def _find_texts(folder: Path, archive: str) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Batch:
-    """A segment of B sequences, and what follows each of its tokens.
+    """A segment of B sequences, or of those of them that are read, and what follows each of its tokens.
 
     Args:
         tokens: (L, B) int64.
@@ -90,21 +97,36 @@ class Batch:
 
 
 class _Stream:
-    """(N,) ids as B sequences of T consecutive tokens each; what does not fill the last row is left out."""
+    """(N,) ids as B sequences of T consecutive tokens each; what does not fill the last row is left out.
+
+    Of the B sequences `rows` are read, b of them.
+    """
 
     def __init__(
-        self, ids: np.ndarray, batch_size: int, least: int, device: torch.device | str, text: str, remedy: str
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        least: int,
+        rows: range | None,
+        device: torch.device | str,
+        text: str,
+        remedy: str,
     ):
+        if rows is None:
+            rows = range(batch_size)
+        if range(batch_size)[rows.start : rows.stop] != rows:
+            raise ValueError(f"rows are {rows}: pass consecutive ones below {batch_size}, the size of the batch")
         self.length = len(ids) // batch_size  # T
         if self.length < least:
             raise UserError(f"{text}: {len(ids)} tokens are too few for {batch_size} rows of {least} or more: {remedy}")
-        self.rows = ids[: self.length * batch_size].reshape(batch_size, self.length)  # a view: nothing is read
+        every = ids[: self.length * batch_size].reshape(batch_size, self.length)
+        self.rows = every[rows.start : rows.stop]  # (b, T), a view: nothing is read
         self.device = torch.device(device)
 
     def segment(self, start: int, length: int) -> Batch:
         """Up to `length` positions from `start`, fewer where the stream ends."""
-        rows = self.rows[:, start : start + length + 1]  # (B, L + 1)
-        columns = torch.from_numpy(rows.T.astype(np.int64, order="C"))  # (L + 1, B)
+        rows = self.rows[:, start : start + length + 1]  # (b, L + 1)
+        columns = torch.from_numpy(rows.T.astype(np.int64, order="C"))  # (L + 1, b)
         if self.device.type == "cuda":
             columns = columns.pin_memory()  # only a copy from pinned memory runs beside the computation
         columns = columns.to(self.device, non_blocking=True)
@@ -116,14 +138,16 @@ class OrderedBatches:
 
     Args:
         ids: (N,) integer tokens.
-        batch_size: B, the number of sequences.
+        batch_size: B, the number of sequences that the text is cut into.
         tgt_len: L, tokens of a segment.
+        rows: which of the B sequences are read, consecutive ones; None for all. The others' tokens are not touched.
         device: where the batches go.
         text: what the ids are of, for the message about too few of them.
         remedy: what to do then.
 
     Raises:
         UserError: fewer than 2 tokens a sequence.
+        ValueError: rows that are not in the batch.
     """
 
     def __init__(
@@ -132,13 +156,28 @@ class OrderedBatches:
         batch_size: int,
         tgt_len: int,
         *,
+        rows: range | None = None,
         device: torch.device | str = "cpu",
         text: str = "the text",
         remedy: str = "use a longer text",
     ):
-        self.stream = _Stream(ids, batch_size, 2, device, text, remedy)
-        self.tgt_len = tgt_len
-        self.n_targets = batch_size * (self.stream.length - 1)
+        self.stream = _Stream(ids, batch_size, 2, rows, device, text, remedy)
+        self.ids, self.batch_size, self.tgt_len = ids, batch_size, tgt_len
+
+    @property
+    def n_targets(self) -> int:
+        """Targets in all segments together, of the rows that are read."""
+        return len(self.stream.rows) * (self.stream.length - 1)
+
+    def only(self, rows: range) -> "OrderedBatches":
+        """The same segments of these rows of the whole batch; nothing is copied."""
+        return OrderedBatches(self.ids, self.batch_size, self.tgt_len, rows=rows, device=self.stream.device)
+
+    def lengths_state(self) -> None:
+        """The lengths to come depend on nothing."""
+
+    def restore_lengths(self, state: LengthsState | None) -> None:
+        """Nothing to do: the lengths are what they are."""
 
     def __len__(self) -> int:
         return -(-(self.stream.length - 1) // self.tgt_len)
@@ -160,12 +199,14 @@ class VariableLengthBatches:
     generator's state and a position are all that it takes to go on from a segment.
 
     Args:
-        ids, batch_size, device, text, remedy: as for `OrderedBatches`.
+        ids, batch_size, rows, device, text, remedy: as for `OrderedBatches`. Parts of a batch have the same lengths
+            where their generators are in the same state.
         tgt_len: the usual length of a segment, tokens.
         rng: numpy's legacy generator, which draws the lengths: one uniform number, then one normal.
 
     Raises:
         UserError: fewer than 3 tokens a sequence.
+        ValueError: rows that are not in the batch.
     """
 
     def __init__(
@@ -175,13 +216,24 @@ class VariableLengthBatches:
         tgt_len: int,
         rng: np.random.RandomState,
         *,
+        rows: range | None = None,
         device: torch.device | str = "cpu",
         text: str = "the text",
         remedy: str = "use a longer text",
     ):
-        self.stream = _Stream(ids, batch_size, 3, device, text, remedy)
-        self.tgt_len = tgt_len
-        self.rng = rng
+        self.stream = _Stream(ids, batch_size, 3, rows, device, text, remedy)
+        self.batch_size, self.tgt_len, self.rng = batch_size, tgt_len, rng
+
+    def lengths_state(self) -> LengthsState:
+        """What the lengths to come depend on, in plain values."""
+        _, keys, position, has_normal, normal = self.rng.get_state()
+        return tuple(keys.tolist()), int(position), int(has_normal), float(normal)
+
+    def restore_lengths(self, state: LengthsState | None) -> None:
+        """Draw the lengths that followed when `lengths_state` gave this; the generator's own where it is None."""
+        if state is not None:
+            keys, *rest = state
+            self.rng.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.from_position(0)

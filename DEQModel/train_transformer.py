@@ -7,11 +7,11 @@ if __name__ == "__main__":
     if on_interrupt is signal.default_int_handler:  # not where the shell has it ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the imports take seconds: Ctrl-C ends them without a traceback
 
-import re
+import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,50 +21,99 @@ from data_utils import Corpus, OrderedBatches, VariableLengthBatches
 from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
 from utils.checkpoint_settings import CheckpointSettings, check_settings
 from utils.checkpoints import load_into, load_state_dict
+from utils.distributed import World, lost_contact
 from utils.errors import UserError
-from utils.evaluation import EVAL_ROWS, evaluate, unigram_perplexity
+from utils.evaluation import EVAL_ROWS, evaluate
 from utils.experiment import SWEEP_FILE, WEIGHTS_FILE, Experiment
 from utils.flag_checks import notes
-from utils.flags import PROGRAM, parse
+from utils.flags import PROGRAM, settle, typed
 from utils.initialization import initialize
+from utils.launch import launch
+from utils.out_of_memory import enough_memory
 from utils.peak_memory import peak_memory
 from utils.progress import LostScreenError, say
+from utils.restart import changes, inherited
 from utils.results import RunResults
+from utils.resuming import resume
 from utils.settings import Settings
+from utils.signals import Stopped
 from utils.sweep import models_of, sweep
 from utils.sweep_grid import grid
 from utils.training import Trainer
+from utils.training_state import CHECKPOINT_FILE, TrainingState
+from utils.unigram import unigram_perplexity
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+OF_ALL = 3  # seconds: of several processes with the same mistake the first one tells
+OF_ANOTHER = 15  # seconds: the process that failed tells first
 NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
-OUT_OF_MEMORY = re.compile("allocate|out of memory|overflow")  # in PyTorch's messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what a command line asks for.
 
     Returns:
-        The exit status: 0, 1 for a lost screen, 2 for a mistake of the user, 130 for Ctrl-C.
+        The exit status: 0, 1 for a lost screen, 2 for a mistake of the user, 128 + its number for a signal.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        run(parse(sys.argv[1:] if argv is None else argv))
+        return run(argv)
     except UserError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return explained(f"error: {error}", 2, wait=OF_ALL if os.environ.get("RANK", "0") != "0" else 0)
     except LostScreenError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        return explained(str(error), 1)
+    except Stopped as stopped:
+        return explained(str(stopped), stopped.status)
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return explained("interrupted", INTERRUPTED)
+    except Exception as error:
+        if not lost_contact(error):
+            raise
+        told = f"process {os.environ.get('RANK')} has lost contact with another process, whose own message says why"
+        return explained(told, 1, wait=OF_ANOTHER)
+
+
+def explained(message: str, status: int, *, wait: float = 0) -> int:
+    """Print the line that a program ends with; the exit status.
+
+    Args:
+        wait: seconds before that, in which another process has its say; the launcher ends this one then.
+    """
+    time.sleep(wait)
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return status
+
+
+def run(argv: Sequence[str]) -> int:
+    """Settle the settings; then go to work here, or in a process for each of several GPUs."""
+    options = typed(argv)
+    state, remarks = None, []
+    if options.get("restart") and options.get("restart_dir") and not options.get("eval"):
+        state, remarks = TrainingState.newest(options["restart_dir"])
+    settings = settle(options, state and inherited(state.settings, options["restart_dir"]))
+    if state:
+        remarks += changes(state.settings, settings, state.step)
+    n_gpus = torch.cuda.device_count()
+    if settings.multi_gpu and settings.cuda and n_gpus > 1 and "WORLD_SIZE" not in os.environ:
+        Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once
+        return launch(main, argv, n_gpus)
+    world = World.join(cuda=settings.cuda)
+    try:
+        work(settings, state, [*remarks, *notes(settings, n_gpus, world.size)], world)
+    finally:
+        world.leave()
     return 0
 
 
-def run(settings: Settings) -> None:
+def work(settings: Settings, state: TrainingState | None, remarks: Sequence[str], world: World) -> None:
     """Load the corpus, build the model, then evaluate or train it."""
-    remarks = notes(settings, torch.cuda.device_count())
-    device = torch.device("cuda" if settings.cuda else "cpu")
+    device = world.device(settings.cuda)
     corpus = Corpus.load(settings.data, settings.dataset)
+    if state and state.corpus != corpus.checksum:
+        raise UserError(
+            f"--data {settings.data} is not what the run in {settings.restart_dir} was trained on: its words or its "
+            "training text are others; pass the same texts, or start a new run"
+        )
     model = make_model(settings, len(corpus.vocab), device)
 
     def evaluated(settings: Settings) -> dict[str, OrderedBatches]:
@@ -81,14 +130,15 @@ def run(settings: Settings) -> None:
         }
 
     if settings.sweep:
-        run_sweep(model, settings, evaluated, remarks)
+        run_sweep(model, settings, evaluated, remarks, world)
     elif settings.eval:
+        report = say if world.is_first else lambda text: None
         for note in remarks:
-            say(note)
+            report(note)
         for split, segments in evaluated(settings).items():
-            say(str(evaluate(model, segments, split, settings, n_layer=settings.eval_layers())))
+            report(str(evaluate(model, segments, split, settings, n_layer=settings.eval_layers(), world=world)))
     else:
-        train(model, settings, corpus, evaluated(settings), device, remarks)
+        train(model, settings, state, corpus, evaluated(settings), device, remarks, world)
 
 
 def text_file(settings: Settings, split: str) -> str:
@@ -105,8 +155,9 @@ def make_model(settings: Settings, n_token: int, device: torch.device) -> DEQTra
     config = DEQTransformerConfig(
         n_token=n_token, tied=not settings.not_tied, **settings.shared_with(DEQTransformerConfig)
     )
-    torch.manual_seed(settings.seed)
-    with enough_memory(settings):
+    sizes = ", ".join(f"--{name} {getattr(settings, name)}" for name in ("d_model", "d_inner", "d_embed"))
+    with enough_memory(f"{sizes}: a model of this size", "lower them"):
+        torch.manual_seed(settings.seed)
         model = DEQTransformerLM(config)
         initialize(
             model,
@@ -117,76 +168,101 @@ def make_model(settings: Settings, n_token: int, device: torch.device) -> DEQTra
             emb_init=settings.emb_init,
             emb_init_range=settings.emb_init_range,
         )
-    path = Path(settings.restart_dir, WEIGHTS_FILE) if settings.restart_dir else settings.load
+        model.to(device)
+    of_run = settings.eval and settings.restart_dir
+    path = Path(settings.restart_dir, WEIGHTS_FILE) if of_run else settings.load
     if path:
         state = load_state_dict(path)
         expected = CheckpointSettings(n_token=n_token, **settings.shared_with(CheckpointSettings))
         check_settings(path, state, expected)
         load_into(model, state, path)
-    with enough_memory(settings):
-        return model.to(device)
-
-
-@contextmanager
-def enough_memory(settings: Settings) -> Iterator[None]:
-    """Around the building of a model: names the flags that a model is too large by.
-
-    Raises:
-        UserError: memory ran out.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
-            raise
-        sizes = ", ".join(f"--{name} {getattr(settings, name)}" for name in ("d_model", "d_inner", "d_embed"))
-        raise UserError(f"{sizes}: a model of this size does not fit into the memory; lower them") from error
+    return model
 
 
 def train(
     model: DEQTransformerLM,
     settings: Settings,
+    state: TrainingState | None,
     corpus: Corpus,
     evaluated: dict[str, OrderedBatches],
     device: torch.device,
     remarks: Sequence[str],
+    world: World,
 ) -> None:
     """Train `model`, test the best of it, and write down both, after the remarks on the settings."""
-    batches = training_batches(settings, corpus, device)
+    if world.size > 1:
+        model = model.with_settings(batch_sum=world.sum)  # solves stop as they would in one process
+        torch.manual_seed(settings.seed + world.rank)  # each process has its own dropout
+    batches = training_batches(settings, corpus, device, world)
     n_token = len(corpus.vocab)
-    with Experiment(settings) as experiment:
+    with open_experiment(settings, state, world) as experiment:
         experiment.log("\n".join([*remarks, where(experiment)]))
-        experiment.log(
-            f"{n_token:,} words, {len(corpus.train):,} tokens for training, "
-            f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, on {device}"
-        )
-        unigram = {split: unigram_perplexity(corpus.train, getattr(corpus, split), n_token) for split in evaluated}
-        scores = " and ".join(f"perplexity {score:.3f} on {split}" for split, score in unigram.items())
-        experiment.log(f"for comparison, a unigram model scores {scores}")
-        trainer = Trainer(model, settings, batches, evaluated["valid"], experiment)
+        trainer = Trainer(model, settings, batches, evaluated["valid"], experiment, world=world, corpus=corpus.checksum)
+        unigram = {}
+        if world.is_first:
+            unigram = {split: unigram_perplexity(corpus.train, getattr(corpus, split), n_token) for split in evaluated}
+        if state:
+            resume(trainer, state)
+            experiment.log(f"resumed at step {trainer.step}, epoch {trainer.epoch}{in_words(world)}")
+        else:
+            introduce(experiment, trainer, corpus, unigram)
         try:
             trainer.train()
-        except (KeyboardInterrupt, UserError) as error:
-            ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            saved = "the best model so far is saved" if trainer.best else "no model has been saved yet"
-            experiment.log(f"{ended} at step {trainer.step}{', ' + saved if experiment.folder else ''}")
-            experiment.log(where(experiment))
+        except (Stopped, UserError) as error:
+            experiment.log(f"{error} at step {trainer.step}" if isinstance(error, Stopped) else str(error))
+            experiment.log(how_to_go_on(experiment))
             raise
         valid = trainer.restore_best()
-        test = evaluate(model, evaluated["test"], "test", settings, n_layer=valid.shallow)
+        test = evaluate(model, evaluated["test"], "test", settings, n_layer=valid.shallow, world=world)
         experiment.log(f"the best model on valid\n{valid}\n{test}")
         experiment.scalars(test.scalars(), trainer.step)
-        results = RunResults(unigram, trainer.after_shallow, valid, test, trainer.totals(), peak_memory(device))
+        results = RunResults(unigram, trainer.after_shallow, valid, test, trainer.totals, peak_memory(trainer.device))
         experiment.results(results.as_dict())
-        experiment.log(f"\n{results}\n{where(experiment)}")
+        if world.is_first:
+            experiment.log(f"\n{results}\n{where(experiment)}")
+
+
+def open_experiment(settings: Settings, state: TrainingState | None, world: World) -> Experiment:
+    """A new run's record, or that of the run which goes on."""
+    if state is None:
+        return Experiment(settings, silent=not world.is_first)
+    folder = Path(settings.restart_dir)
+    return Experiment(settings, folder=folder, log_end=state.log_end, step=state.step, silent=not world.is_first)
+
+
+def introduce(experiment: Experiment, trainer: Trainer, corpus: Corpus, unigram: Mapping[str, float]) -> None:
+    """Tell what is going to be trained, on what, and what there is to beat."""
+    size = sum(parameter.numel() for parameter in trainer.model.parameters())
+    experiment.log(
+        f"{len(corpus.vocab):,} words, {len(corpus.train):,} tokens for training, {size:,} parameters, on "
+        f"{trainer.device}{in_words(trainer.world)}"
+    )
+    scores = " and ".join(f"perplexity {score:.3f} on {split}" for split, score in unigram.items())
+    experiment.log(f"for comparison, a unigram model scores {scores}")
+
+
+def in_words(world: World) -> str:
+    """How many processes there are, where there are several."""
+    return f" in {world.size} processes" if world.size > 1 else ""
 
 
 def training_batches(
-    settings: Settings, corpus: Corpus, device: torch.device
+    settings: Settings, corpus: Corpus, device: torch.device, world: World
 ) -> OrderedBatches | VariableLengthBatches:
-    """The training split in the batches that the settings ask for."""
+    """This process's rows of the training split, in the batches that the settings ask for.
+
+    Raises:
+        UserError: the text is too short, or a process has fewer rows than chunks.
+    """
+    rows = [world.rows(settings.batch_size, settings.gpu0_bsz, rank) for rank in range(world.size)]
+    if (fewest := min(map(len, rows))) < settings.batch_chunk:
+        raise UserError(
+            f"--batch_chunk {settings.batch_chunk} is more than the {fewest} sequences of one of the {world.size} "
+            "processes: a chunk needs at least one sequence"
+        )
     given = {
         "device": device,
+        "rows": rows[world.rank],
         "text": text_file(settings, "train"),
         "remedy": f"pass a smaller --batch_size than {settings.batch_size} or use a longer text",
     }
@@ -201,18 +277,26 @@ def run_sweep(
     settings: Settings,
     evaluated: Callable[[Settings], dict[str, OrderedBatches]],
     remarks: Sequence[str],
+    world: World,
 ) -> None:
     """Evaluate the grid of --sweep; its table goes to the screen, the log and, whole, to a file of a run folder."""
     points = grid(settings.sweep)
     models = models_of(model, points)
     done = []
-    with Experiment(settings) as experiment:
+    with Experiment(settings, silent=not world.is_first) as experiment:
         for note in remarks:
             experiment.log(note)
-        for point in sweep(models, points, settings, evaluated, experiment.log):
+        for point in sweep(models, points, settings, evaluated, experiment.log, world=world):
             done.append(point.as_dict())
             experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
         experiment.log(f"all figures: {experiment.folder / SWEEP_FILE}" if experiment.folder else NOTHING_WRITTEN)
+
+
+def how_to_go_on(experiment: Experiment) -> str:
+    """The flags that resume a run, once it has a checkpoint."""
+    if experiment.folder is None or not (experiment.folder / CHECKPOINT_FILE).exists():
+        return "no checkpoint has been written"
+    return f"to go on: {PROGRAM} --restart --restart_dir {shlex.quote(str(experiment.folder))}"
 
 
 def where(experiment: Experiment) -> str:

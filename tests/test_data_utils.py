@@ -1,4 +1,4 @@
-"""The cache of encoded corpora, what users get wrong, and the batches."""
+"""The cache of encoded corpora, and what users get wrong."""
 
 import fcntl
 import signal
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from data_utils import SPLITS, Corpus, OrderedBatches, VariableLengthBatches
+from data_utils import SPLITS, Corpus
 from utils import text_encoding, token_cache
 from utils.errors import UserError
 
@@ -236,84 +235,3 @@ def test_missing_texts(folder):
         load(folder / "nowhere", "text")
     with pytest.raises(UserError, match=r"--dataset lm1b: .*wt103, wt2, ptb, ptb_char, text"):
         load(folder, "lm1b")
-
-
-def columns(ids, batch_size):
-    length = len(ids) // batch_size
-    return [[int(ids[b * length + t]) for b in range(batch_size)] for t in range(length)]
-
-
-@pytest.mark.parametrize(("n", "batch_size", "tgt_len"), [(23, 4, 2), (24, 4, 5), (8, 4, 3), (50, 1, 7), (21, 3, 6)])
-def test_ordered_batches(n, batch_size, tgt_len):
-    ids = np.arange(100, 100 + n, dtype=np.int32)
-    rows = columns(ids, batch_size)
-    batches = OrderedBatches(ids, batch_size, tgt_len)
-    for _ in range(2):
-        segments = list(batches)
-        assert len(segments) == len(batches)
-        assert [segment.start for segment in segments] == list(range(0, len(rows) - 1, tgt_len))
-        assert torch.cat([segment.tokens for segment in segments]).tolist() == rows[:-1]
-        assert torch.cat([segment.targets for segment in segments]).tolist() == rows[1:]
-        assert all(len(segment.tokens) == tgt_len for segment in segments[:-1])
-        assert {segment.tokens.dtype for segment in segments} == {torch.int64}
-    assert batches.n_targets == batch_size * (len(rows) - 1)
-    later = list(batches.from_position(tgt_len))
-    assert [segment.tokens.tolist() for segment in later] == [s.tokens.tolist() for s in segments[1:]]
-
-
-def test_a_segment_reads_its_own_part_of_the_map_only(folder):
-    ids = load(folder).train
-    stream = OrderedBatches(ids, 2, 1).stream
-    assert np.shares_memory(stream.rows, ids)
-
-
-def lengths_of(seed, n_rows, tgt_len):
-    """The lengths drawn from a fresh generator, until fewer than two tokens are left to predict."""
-    rng, left, lengths = np.random.RandomState(seed), n_rows - 1, []
-    while left >= 2:
-        base = tgt_len if rng.random_sample() < 0.95 else tgt_len / 2
-        lengths.append(min(left, tgt_len + 15, max(5, int(rng.normal(base, 5)))))
-        left -= lengths[-1]
-    return lengths
-
-
-@pytest.mark.parametrize(("n", "batch_size", "tgt_len", "seed"), [(4000, 3, 20, 0), (999, 1, 6, 1), (35, 5, 20, 2)])
-def test_variable_length_batches(n, batch_size, tgt_len, seed):
-    ids = np.arange(n, dtype=np.int32)
-    rows = columns(ids, batch_size)
-    lengths = lengths_of(seed, len(rows), tgt_len)
-    segments = list(VariableLengthBatches(ids, batch_size, tgt_len, np.random.RandomState(seed)))
-    assert [len(segment.tokens) for segment in segments] == lengths
-    assert [segment.start for segment in segments] == [sum(lengths[:i]) for i in range(len(lengths))]
-    read = sum(lengths)
-    assert torch.cat([segment.tokens for segment in segments]).tolist() == rows[:read]
-    assert torch.cat([segment.targets for segment in segments]).tolist() == rows[1 : read + 1]
-
-
-def test_variable_lengths_go_on_from_a_saved_state():
-    ids = np.arange(3000, dtype=np.int32)
-    rng = np.random.RandomState(3)
-    batches = iter(VariableLengthBatches(ids, 2, 30, rng))
-    for _ in range(7):
-        last = next(batches)
-    restored = np.random.RandomState()
-    restored.set_state(rng.get_state())
-    rest = VariableLengthBatches(ids, 2, 30, restored).from_position(last.start + len(last.tokens))
-    assert [batch.tokens.tolist() for batch in batches] == [batch.tokens.tolist() for batch in rest]
-
-
-def test_a_text_too_short_for_its_batch():
-    ids = np.arange(7, dtype=np.int32)
-    given = {"text": "valid.txt", "remedy": "write more"}
-    with pytest.raises(UserError, match=r"valid\.txt: 7 tokens are too few for 4 rows of 2 or more: write more"):
-        OrderedBatches(ids, 4, 5, **given)
-    with pytest.raises(UserError, match=r"valid\.txt: 7 tokens are too few for 3 rows of 3 or more: write more"):
-        VariableLengthBatches(ids, 3, 5, np.random.RandomState(0), **given)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_batches_on_the_gpu():
-    ids = np.arange(1000, dtype=np.int32)
-    for there, here in zip(OrderedBatches(ids, 4, 9, device="cuda"), OrderedBatches(ids, 4, 9), strict=True):
-        assert there.tokens.is_cuda
-        assert there.targets.tolist() == here.targets.tolist()

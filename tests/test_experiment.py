@@ -1,5 +1,7 @@
-"""A run's record: folders that are never shared, log, curves, JSON files."""
+"""A run's record: folders that are never shared, log, curves, JSON files, and how a run goes on in its folder."""
 
+import errno
+import fcntl
 import json
 import sys
 import time
@@ -10,14 +12,29 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from modules.tracker import Termination
 from utils.errors import UserError
-from utils.experiment import Experiment, make_run_folder
+from utils.experiment import Experiment
 from utils.progress import has_bar, progress_bar
+from utils.run_folder import make_run_folder
 from utils.settings import Settings
 from utils.solve_statistics import SolveStatistics, failed
 
 
 def settings(tmp_path, **changes) -> Settings:
     return Settings(work_dir=str(tmp_path / "runs-"), dataset="text", **changes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of a run that has ended."""
+    with Experiment(settings(tmp_path)) as experiment:
+        for step in (1, 2, 3):
+            experiment.log(f"step {step}")
+            experiment.scalars({"train/loss": float(step)}, step)
+    return experiment.folder
+
+
+def points(folder, name="train/loss"):
+    return [(point.step, point.value) for point in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
 def test_run_folder_has_the_name(tmp_path):
@@ -95,7 +112,7 @@ def test_settings_and_results_are_json(tmp_path):
     assert stored.pop("cutoffs") == [3, 5]
     assert stored == {name: value for name, value in vars(given).items() if name != "cutoffs"}
     assert json.loads((experiment.folder / "results.json").read_text()) == {"test": {"perplexity": 3.0}}
-    assert not list(experiment.folder.glob("*.part"))
+    assert not list(experiment.folder.glob(".*"))
 
 
 def test_json_has_null_for_what_is_no_number(tmp_path):
@@ -119,8 +136,98 @@ def test_debug_writes_nothing(tmp_path, capsys):
 def test_curve_is_a_line_of_its_own(tmp_path):
     with Experiment(settings(tmp_path)) as experiment:
         experiment.curve("probe/residual", (1.0, 0.5, 0.125), "step 000007")
-    board = EventAccumulator(str(experiment.folder / "probe" / "residual" / "step 000007")).Reload()
-    assert [(point.step, point.value) for point in board.Scalars("probe/residual")] == [(1, 1.0), (2, 0.5), (3, 0.125)]
+    assert points(experiment.folder / "probe/residual/step 000007", "probe/residual") == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 0.125),
+    ]
+
+
+def test_curve_that_is_written_again_replaces_the_older(tmp_path):
+    with Experiment(settings(tmp_path)) as experiment:
+        for values in ((1.0, 0.5, 0.125), (3.0, 2.0)):
+            experiment.curve("probe/residual", values, "step 000007")
+            experiment.curve("probe/residual", values, "step 000008")
+    for label in ("step 000007", "step 000008"):
+        assert points(experiment.folder / "probe/residual" / label, "probe/residual") == [(1, 3.0), (2, 2.0)]
+
+
+def test_going_on_in_a_folder(folder, tmp_path):
+    end = len("step 1\nstep 2\n")
+    with Experiment(settings(tmp_path, lr=0.5), folder=folder, log_end=end, step=2) as experiment:
+        assert experiment.log_end == end
+        experiment.log("step 3 again")
+        experiment.scalars({"train/loss": 0.5}, 3)
+        assert experiment.log_end == (folder / "log.txt").stat().st_size
+    assert experiment.folder == folder
+    assert list(folder.parent.iterdir()) == [folder]
+    assert (folder / "log.txt").read_text() == "step 1\nstep 2\nstep 3 again\n"
+    assert json.loads((folder / "settings.json").read_text())["lr"] == 0.5
+    assert points(folder) == [(1, 1.0), (2, 2.0), (3, 0.5)]
+
+
+def test_event_files_follow_each_other_whatever_the_clock_says(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    for value in (5.0, 6.0):
+        with Experiment(settings(tmp_path), folder=folder, step=1) as experiment:
+            experiment.scalars({"train/loss": value}, 2)
+    assert points(folder) == [(1, 1.0), (2, 6.0)]
+
+
+@pytest.mark.parametrize("log_end", [None, 21, 10**6])
+def test_a_log_that_is_no_longer_than_it_should_be_stays(folder, tmp_path, log_end):
+    with Experiment(settings(tmp_path), folder=folder, log_end=log_end) as experiment:
+        experiment.log("more")
+    assert (folder / "log.txt").read_text() == "step 1\nstep 2\nstep 3\nmore\n"
+
+
+def test_a_line_that_the_machine_left_torn_is_ended(folder, tmp_path):
+    with open(folder / "log.txt", "a") as log:
+        log.write("step 4 | lo")
+    with Experiment(settings(tmp_path), folder=folder) as experiment:
+        experiment.log("step 4")
+    assert (folder / "log.txt").read_text().splitlines()[-2:] == ["step 4 | lo", "step 4"]
+
+
+@pytest.mark.parametrize("first_is_new", [True, False])
+def test_one_process_at_a_time_writes_a_folder(folder, tmp_path, first_is_new):
+    first = Experiment(settings(tmp_path)) if first_is_new else Experiment(settings(tmp_path), folder=folder)
+    before = (first.folder / "log.txt").read_bytes()
+    with pytest.raises(UserError, match=f"^{first.folder} is in use by another process: wait"):
+        Experiment(settings(tmp_path), folder=first.folder, log_end=1)
+    assert (first.folder / "log.txt").read_bytes() == before
+    with first:
+        pass
+    with Experiment(settings(tmp_path), folder=first.folder):
+        pass
+
+
+def test_a_file_system_without_locks(folder, tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Experiment(settings(tmp_path), folder=folder) as experiment:
+        experiment.log("one line")
+    assert (folder / "log.txt").read_text().endswith("one line\n")
+
+
+def test_a_log_that_cannot_be_opened_is_refused(folder, tmp_path):
+    (folder / "log.txt").unlink()
+    (folder / "log.txt").mkdir()
+    with pytest.raises(UserError, match=r"^cannot write .*log\.txt \(Is a directory\): "):
+        Experiment(settings(tmp_path), folder=folder)
+
+
+def test_a_silent_process_leaves_no_trace(tmp_path, capsys):
+    with Experiment(settings(tmp_path), silent=True) as experiment:
+        experiment.log("unheard")
+        experiment.scalars({"train/loss": 1.5}, 7)
+        experiment.curve("probe/residual", (1.0,), "step 000007")
+        experiment.results({})
+    assert (experiment.folder, experiment.log_end, experiment.silent) == (None, 0, True)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_solve_statistics_are_means_and_shares():

@@ -13,6 +13,7 @@ from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_
 import train_transformer
 from utils.flags import parse
 from utils.settings import Settings, flags_of
+from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ def moved(outcome: Outcome, key: str) -> float:
     settings = Settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
     start = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
     return float((outcome.weights[key] - start[key]).abs().max())
+
+
+def checkpoints(outcome: Outcome) -> list[int]:
+    """Steps of a run's checkpoint and of the one before it."""
+    paths = (outcome.folder / name for name in (CHECKPOINT_FILE, PREVIOUS_FILE))
+    return [torch.load(path, weights_only=True)["step"] for path in paths if path.exists()]
 
 
 EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
@@ -186,6 +193,7 @@ EFFECTS = {
     "mem_len": Effect("--mem_len 2", lambda a, b: "memory 2" in b.out and learned_otherwise(a, b)),
     "varlen": Effect("--varlen", lambda a, b: b.results["training"]["tokens"] != 4 * 4 * 8),
     "seed": Effect("--seed 2", learned_otherwise),
+    "save_interval": Effect("--save_interval 2", lambda a, b: (checkpoints(a), checkpoints(b)) == ([4], [4, 2])),
     "max_eval_steps": Effect(
         "--max_eval_steps 2", lambda a, b: b.results["test"]["n_segments"] == 2 and loss(a) != loss(b)
     ),
@@ -198,7 +206,18 @@ EFFECTS = {
     "multi_gpu": Effect("--multi_gpu", lambda a, b: "note: --multi_gpu: " in b.log and a.same_weights(b)),
     "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.log and a.same_weights(b)),
 }
-ELSEWHERE = {"eval", "eval_n_layer", "load", "restart", "restart_dir", "debug", "cuda", "attn_type", "sweep"}
+ELSEWHERE = {
+    "eval",
+    "eval_n_layer",
+    "load",
+    "restart",
+    "restart_dir",
+    "debug",
+    "cuda",
+    "attn_type",
+    "sweep",
+    "max_bad_steps",
+}
 INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range", "proj_init_std"}
 
 
@@ -246,15 +265,6 @@ def test_load_starts_from_the_weights(run, weights_file):
     still = run(f"--load {weights_file} --lr 1e-12")
     wanted = torch.load(weights_file, weights_only=True)
     assert all(torch.allclose(value, wanted[key], atol=1e-9) for key, value in still.weights.items())
-
-
-def test_restart_starts_from_a_run(run, weights_file):
-    folder = Path(weights_file).parent
-    still = run(f"--restart --restart_dir {folder} --lr 1e-12")
-    wanted = torch.load(weights_file, weights_only=True)
-    assert all(torch.allclose(value, wanted[key], atol=1e-9) for key, value in still.weights.items())
-    assert "optimizer, learning rate and the position in the data start anew" in still.out
-    assert still.folder != folder
 
 
 def test_eval_of_a_run_folder_is_that_of_its_file(run, weights_file):

@@ -75,7 +75,7 @@ def test_chunks_make_the_same_updates_even_where_rows_do_not_divide(n_chunks):
     assert len({rows for rows, *_ in parts.model.calls[:n_chunks]}) == (1 if n_chunks == 5 else 2)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
-    assert whole.seconds > 0
+    assert whole.totals.seconds > 0
 
 
 def test_every_chunk_has_its_own_memory_and_it_restarts_with_an_epoch():
@@ -96,7 +96,7 @@ def test_stage_of_updates_and_validations():
     shallow, equilibrium = [(False, 9), (True, 9)], [(False, None), (True, None)]
     assert changes == [*shallow, *shallow, *equilibrium, *equilibrium]
     assert run.after_shallow.shallow == 9
-    assert run.best.shallow is None, "the search for the best model starts again with the equilibrium"
+    assert run.best.report.shallow is None, "the search for the best model starts again with the equilibrium"
 
 
 def test_rates_that_the_updates_use():
@@ -118,21 +118,59 @@ def test_dev_perf_lowers_the_rate_from_the_end_of_the_warmup():
     assert rates == pytest.approx([0.5e-9, 1e-9, 0.5e-9, 0.25e-9, 0.125e-9, 0.0625e-9])
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(value):
-    run = trainer(max_step=9)
+def broken_in(run: Trainer, steps: set[int], value: float) -> Trainer:
+    """The losses and memories of these updates are `value`."""
     forward = run.model.forward
 
     def break_down(*arguments, **options):
         output = forward(*arguments, **options)
-        output.nll = output.nll * (value if run.step == 2 else 1)
+        if run.step in steps and run.model.training:
+            output.nll, output.memory = output.nll * value, output.memory * value
         return output
 
     run.model.forward = break_down
-    with pytest.raises(UserError, match=r"^step 3: the loss is (nan|inf) .*: lower --lr"):
+    return run
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_update_that_is_not_finite_is_skipped_counted_and_shown(value, capsys):
+    run = broken_in(trainer(max_step=9, log_interval=4, max_bad_steps=2), {2, 3, 5}, value)
+    before = []
+    account = run._account
+    run._account = lambda batch, *figures: (
+        before.append(run.model.word_emb.weight.detach().clone()),
+        account(batch, *figures),
+    )
+    run.settings = replace(run.settings, max_bad_steps=3)
+    run.train()
+    assert run.step == 9
+    same = [torch.equal(a, b) for a, b in zip(before, before[1:], strict=False)]
+    assert [i + 1 for i, unmoved in enumerate(same) if unmoved] == [2, 3, 5]
+    assert run.totals.skipped_updates == 3
+    out = capsys.readouterr().out
+    assert "step 3 | update skipped: loss" in out
+    assert "(2 in a row, --max_bad_steps 3)" in out
+    assert "2 updates skipped" in out
+    assert all(torch.as_tensor(memory).isfinite().all() for memory in run.memory)
+
+
+def test_too_many_such_updates_in_a_row_stop_the_run():
+    run = broken_in(trainer(max_step=9, max_bad_steps=2), {1, 3, 4, 5}, math.nan)
+    with pytest.raises(UserError, match=r"^step 5: 2 updates in a row had a loss .*: lower --lr"):
         run.train()
-    assert run.step == 2
+    assert run.step == 5
     assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+
+
+def test_memory_that_is_too_small_names_the_flag_that_spares_it():
+    run = trainer(max_step=9)
+
+    def too_much(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    run.model.forward = too_much
+    with pytest.raises(UserError, match=r"^step 1: the update does not fit into the memory: --batch_chunk 2"):
+        run.train()
 
 
 def test_best_model_is_the_one_that_is_restored():
@@ -208,7 +246,7 @@ def test_backward_solves_that_fail_are_counted_and_warned_about(report, capsys):
     assert [line.partition(":")[0] for line in warnings] == ["step 2 | warning", "step 4 | warning"]
     assert "2 of 2 backward solves failed" in warnings[0]
     assert report.termination.name.lower().replace("_", " ") in warnings[0]
-    assert run.totals().failed_backward_solves == 4
+    assert run.totals.failed_backward_solves == 4
     assert curves[0] == 1.0
 
 
@@ -217,7 +255,7 @@ def test_sound_backward_solves_are_not_warned_about(capsys):
     run.model.backward_report = solve_report(Termination.MAX_STEPS, residual=1.0)
     run.train()
     assert "warning" not in capsys.readouterr().out
-    assert run.totals().failed_backward_solves == 0
+    assert run.totals.failed_backward_solves == 0
 
 
 def test_validations_of_the_equilibrium_have_a_probe(capsys):

@@ -17,7 +17,7 @@ from modules.gradients import attach_implicit, phantom, unrolled
 from modules.jacobian import jacobian_loss
 from modules.solvers import SOLVERS, FixedPointFn
 from modules.state import CastMap, State, StateLayout
-from modules.tracker import STOP_MODES, STOP_SCOPES, SolveReport, SolverResult, Tracker, by_row
+from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, SolveReport, SolverResult, Tracker, by_row
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
 BACKWARD_STARTS = ("zero", "shine")
@@ -82,6 +82,9 @@ class DEQModule(nn.Module):
             the forward solve went, and may be worse than ȳ in others. Needs solver "broyden" and the scope "batch",
             and keeps that solve's steps until the graph is freed: a state each.
         f_thres_delta: in training mode the forward threshold is drawn from f_thres - delta … f_thres + delta.
+        batch_sum: for a part of a divided batch, see `solvers.broyden`: with the scope "batch" both solves then stop
+            with those of the other parts, which must go forward and backward alike. Where thresholds are drawn they
+            differ from part to part, and every part stops on its own, in both solves.
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
             b_options None means f_options.
 
@@ -108,6 +111,7 @@ class DEQModule(nn.Module):
         phantom_damping: float = 0.5,
         b_init: str = "zero",
         f_thres_delta: int = 0,
+        batch_sum: BatchSum | None = None,
         f_options: Mapping[str, Any] | None = None,
         b_options: Mapping[str, Any] | None = None,
     ):
@@ -116,7 +120,7 @@ class DEQModule(nn.Module):
         self.f_thres, self.b_thres, self.f_eps, self.b_eps = f_thres, b_thres, f_eps, b_eps
         self.stop_mode, self.b_stop_mode, self.stop_scope = stop_mode, b_stop_mode, stop_scope
         self.grad, self.phantom_steps, self.phantom_damping = grad, phantom_steps, phantom_damping
-        self.b_init, self.f_thres_delta = b_init, f_thres_delta
+        self.b_init, self.f_thres_delta, self.batch_sum = b_init, f_thres_delta, batch_sum
         self._check_settings()
         self.f_options = _checked_options("f_options", solver, f_options)
         inherited = f_options if b_options is None and self.b_solver == solver else b_options
@@ -140,7 +144,8 @@ class DEQModule(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings."""
-        return ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "batch_sum"}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
     def forward(self, f: Callable[[State], State], z0: State, *, jacobian_samples: int = 0) -> tuple[State, SolveInfo]:
         """Solves z = f(z) from z0.
@@ -191,12 +196,21 @@ class DEQModule(nn.Module):
             info.jacobian_loss = jacobian_loss(f(z), z, samples=jacobian_samples)
         return output, info
 
+    @property
+    def _draws_thresholds(self) -> bool:
+        return self.training and self.f_thres_delta > 0
+
     def _threshold(self) -> int:
         """The forward threshold of one solve."""
-        if not (self.training and self.f_thres_delta):
+        if not self._draws_thresholds:
             return self.f_thres
         delta = int(torch.randint(-self.f_thres_delta, self.f_thres_delta + 1, (), device="cpu"))
         return max(self.f_thres + delta, 0)
+
+    def _scope(self) -> dict[str, Any]:
+        """Over what solves stop, as arguments of the solvers and of `Tracker`; only divided batches need a sum."""
+        alone = self.batch_sum is None or self._draws_thresholds
+        return {"stop_scope": self.stop_scope} | ({} if alone else {"batch_sum": self.batch_sum})
 
     def _solve_forward(self, f: FixedPointFn, z0: Tensor) -> SolverResult:
         return SOLVERS[self.solver](
@@ -205,7 +219,7 @@ class DEQModule(nn.Module):
             threshold=self._threshold(),
             eps=self.f_eps,
             stop_mode=self.stop_mode,
-            stop_scope=self.stop_scope,
+            **self._scope(),
             **self.f_options,
         )
 
@@ -229,7 +243,7 @@ class DEQModule(nn.Module):
                 threshold=self.b_thres,
                 eps=self.b_eps,
                 stop_mode=self.b_stop_mode,
-                stop_scope=self.stop_scope,
+                **self._scope(),
                 **self.b_options,
             )
         if self.b_init == "shine" and result.jacobian is not None:
@@ -256,8 +270,8 @@ class DEQModule(nn.Module):
             positions=1,
             eps=self.f_eps,
             stop_mode=self.stop_mode,
-            stop_scope=self.stop_scope,
             first_candidate=0,
+            **self._scope(),
         )
         if steps:
             image = by_row(z.detach())
@@ -273,7 +287,7 @@ def _unchanged(grad: Tensor) -> Tensor:
 def _checked_options(name: str, solver: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options, if the solver knows them all and takes their values."""
     options = dict(options or {})
-    own = {"f", "z0", "threshold", "eps", "stop_mode", "stop_scope"}
+    own = {"f", "z0", "threshold", "eps", "stop_mode", "stop_scope", "batch_sum"}
     known = [option for option in inspect.signature(SOLVERS[solver]).parameters if option not in own]
     for option in options:
         if option not in known:

@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 from modules.anderson import AndersonWindow
 from modules.broyden import InverseJacobian
-from modules.tracker import SolverResult, Tracker, by_row
+from modules.tracker import BatchSum, SolverResult, Tracker, by_row
 
 FixedPointFn = Callable[[Tensor], Tensor]  # z (B, *) -> f(z), same shape
 
@@ -103,6 +103,7 @@ def solve(
     eps: float,
     stop_mode: str,
     stop_scope: str,
+    batch_sum: BatchSum | None,
 ) -> SolverResult:
     """Iterates `method` on f from z0 until the stop rule ends it or f has been evaluated max_evals times.
 
@@ -119,6 +120,7 @@ def solve(
         stop_mode=stop_mode,
         stop_scope=stop_scope,
         first_candidate=first_candidate,
+        batch_sum=batch_sum,
     )
     advance = torch.autocast(z0.device.type, enabled=False)(method.advance)  # f alone runs in low precision
     rows = np.arange(len(z0))
@@ -169,6 +171,7 @@ def broyden(
     eps: float = 1e-3,
     stop_mode: str = "rel",
     stop_scope: str = "batch",
+    batch_sum: BatchSum | None = None,
     history: int | None = None,
 ) -> SolverResult:
     """Broyden's "good" method on g(z) = f(z) - z, with full steps and an inverse update from B_0 = -I.
@@ -183,6 +186,9 @@ def broyden(
         eps: residual (in the stop mode) below which the solve has converged; 0 takes every step.
         stop_mode: "rel" for ‖g‖ / ‖f(z)‖, "abs" for ‖g‖.
         stop_scope: "batch" stops on the whole batch's residual, "sequence" each sequence on its own.
+        batch_sum: where z0 is a part of a batch that several processes divided among themselves, adds up over all of
+            them: with the scope "batch" they stop together, on the whole batch's residual. Each must solve at the same
+            time, under the same settings, and all get the same bits. None: z0 is the batch.
         history: largest number of pairs of successive steps that B is remembered by, the newest ones; None for all.
             Memory: as many states and two more.
 
@@ -207,6 +213,7 @@ def broyden(
         eps=eps,
         stop_mode=stop_mode,
         stop_scope=stop_scope,
+        batch_sum=batch_sum,
     )
     return dataclasses.replace(result, jacobian=method.finish())
 
@@ -219,6 +226,7 @@ def anderson(
     eps: float = 1e-3,
     stop_mode: str = "rel",
     stop_scope: str = "batch",
+    batch_sum: BatchSum | None = None,
     m: int = 5,
     lam: float | None = None,
     beta: float = 1.0,
@@ -229,7 +237,7 @@ def anderson(
     G = F - X, one α per sequence. The first two iterates are X_0 = z0 and X_1 = f(z0).
 
     Args:
-        f, z0, eps, stop_mode, stop_scope: as for `broyden`.
+        f, z0, eps, stop_mode, stop_scope, batch_sum: as for `broyden`.
         threshold: largest number of evaluations of f.
         m: window, at least 1.
         lam: ridge λ, 1e-4 being the published one, which stalls once the residuals are small against its root; None
@@ -256,6 +264,7 @@ def anderson(
         eps=eps,
         stop_mode=stop_mode,
         stop_scope=stop_scope,
+        batch_sum=batch_sum,
     )
 
 
@@ -267,6 +276,7 @@ def fixed_point(
     eps: float = 1e-3,
     stop_mode: str = "rel",
     stop_scope: str = "batch",
+    batch_sum: BatchSum | None = None,
     damping: float = 1.0,
 ) -> SolverResult:
     """The damped iteration z ← z + damping · (f(z) - z); no memory beyond one state.
@@ -274,7 +284,7 @@ def fixed_point(
     Converges where all eigenvalues of 1 - damping + damping · ∂f/∂z lie inside the unit circle.
 
     Args:
-        f, z0, eps, stop_mode, stop_scope: as for `broyden`.
+        f, z0, eps, stop_mode, stop_scope, batch_sum: as for `broyden`.
         threshold: largest number of steps; f is evaluated at most threshold + 1 times.
         damping: in (0, 1].
 
@@ -294,6 +304,7 @@ def fixed_point(
         eps=eps,
         stop_mode=stop_mode,
         stop_scope=stop_scope,
+        batch_sum=batch_sum,
     )
 
 

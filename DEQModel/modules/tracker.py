@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from modules.broyden import InverseJacobian
+
+# Adds up float64 numbers (k,) over all who hold a part of the batch; the same bits for all of them.
+BatchSum = Callable[[np.ndarray], np.ndarray]
 
 STOP_MODES = ("rel", "abs")
 STOP_SCOPES = ("batch", "sequence")
@@ -49,12 +53,12 @@ class SolveReport:
         stop_mode: "rel" or "abs", the residual that the stop rule read.
         stop_scope: "batch" or "sequence", over what the stop rule took norms.
         eps: residual below which it had converged.
-        abs_residual: ‖g‖ of the returned value, over the whole batch; infinite when it was never evaluated or is not a
-            finite number.
+        abs_residual: ‖g‖ of the returned value, over the whole batch, with the scope "batch" all parts of a divided
+            one; infinite when it was never evaluated or is not a finite number.
         rel_residual: ‖g‖ / (‖f(z)‖ + tiny), likewise.
         abs_trace, rel_trace: the same residuals of every iterate that was evaluated, the start's first. A sequence
             that has finished counts with the residual that it is returned with. Entries may be NaN or infinite.
-        sequence_residuals: each sequence's own residual, in the stop mode.
+        sequence_residuals: own residual of each sequence that is held here, in the stop mode.
         sequence_steps: index of the iterate that each sequence was returned with.
         sequence_terminations: why each sequence stopped; all the same with the scope "batch".
     """
@@ -122,17 +126,15 @@ def _finite_or_inf(residuals: np.ndarray) -> tuple[float, ...]:
     return tuple(np.where(np.isfinite(residuals), residuals, math.inf).tolist())
 
 
-def _over_the_batch(norms: np.ndarray) -> np.ndarray:
-    """Norms (2, B) of sequences to those of the batch, (2, 1)."""
-    return np.sqrt(np.square(norms).sum(axis=1, keepdims=True))
-
-
 class Tracker:
     """Norms, traces, best iterates and stop rule of one solve, over flattened states (B, N).
 
     What stops is a unit: the whole batch, or each sequence on its own; U is their number. `record` makes the only host
     synchronisation of a step: two norms per sequence come over in one transfer. Index tensors go the other way only
     while the device has nothing to do, right after it.
+
+    The whole batch may be divided: then all who hold a part of it make as many calls, and what is decided on its norms
+    is decided alike everywhere.
 
     Args:
         z0: the start (B, N).
@@ -141,13 +143,23 @@ class Tracker:
         stop_mode: "rel" or "abs".
         stop_scope: "batch" or "sequence".
         first_candidate: index of the first iterate that may be returned. (The start is, where all others are worse.)
+        batch_sum: adds up over the parts of a divided batch, None for an undivided one; called once by each `record`
+            and by `result`, with the scope "sequence" never.
 
     Raises:
         ValueError: an unknown stop mode or scope.
     """
 
     def __init__(
-        self, z0: Tensor, *, positions: int, eps: float, stop_mode: str, stop_scope: str, first_candidate: int
+        self,
+        z0: Tensor,
+        *,
+        positions: int,
+        eps: float,
+        stop_mode: str,
+        stop_scope: str,
+        first_candidate: int,
+        batch_sum: BatchSum | None = None,
     ):
         for name, value, choices in (("stop_mode", stop_mode, STOP_MODES), ("stop_scope", stop_scope, STOP_SCOPES)):
             if value not in choices:
@@ -155,6 +167,7 @@ class Tracker:
         self.eps, self.stop_mode, self.stop_scope = eps, stop_mode, stop_scope
         self.divergence_ratio = DIVERGENCE_RATIO * positions
         self.first_candidate = first_candidate
+        self.batch_sum = None if self.per_sequence else batch_sum
         self.start = self.best = z0
         n_units = len(z0) if self.per_sequence else 1
         self.start_norms = self.best_norms = np.full((2, len(z0)), math.inf)
@@ -190,7 +203,7 @@ class Tracker:
         if self.n_evals == 0:
             self.start_norms = self.best_norms = norms
         with np.errstate(invalid="ignore", over="ignore"):
-            whole = _over_the_batch(norms)
+            whole = self._over_the_batch(norms)
             for mode, residual in _residuals(whole).items():
                 self.batch_trace[mode].append(float(residual[0]))
             units = norms if self.per_sequence else whole
@@ -198,6 +211,13 @@ class Tracker:
         if improved.any():
             self._keep(rows, z, norms, improved)
         return not (self.reason == OPEN).any()
+
+    def _over_the_batch(self, norms: np.ndarray) -> np.ndarray:
+        """Norms (2, B) of sequences to those of the batch, (2, 1)."""
+        squares = np.square(norms).sum(axis=1)
+        if self.batch_sum is not None:
+            squares = self.batch_sum(squares)
+        return np.sqrt(squares)[:, None]
 
     def _advance(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """Applies the stop rule to the newest residuals (U,); which units are at their lowest so far."""
@@ -250,7 +270,7 @@ class Tracker:
         ended = np.where(self.reason == OPEN, REASONS.index(Termination.MAX_STEPS), self.reason)
         n_rows = len(self.best)
         with np.errstate(invalid="ignore", over="ignore"):
-            whole = _residuals(_over_the_batch(self.best_norms))
+            whole = _residuals(self._over_the_batch(self.best_norms))
             own = _residuals(self.best_norms)[self.stop_mode]
         report = SolveReport(
             termination=REASONS[ended.max(initial=0)],

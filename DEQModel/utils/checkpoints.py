@@ -1,32 +1,28 @@
-"""State dicts on disk: reading both generations of published files safely, filling models with them, writing."""
+"""State dicts and other tensors on disk: read without ever running a pickle, written whole, put into models."""
 
-import io
+import hashlib
 import os
-import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
+from utils.atomic_file import write_atomically
 from utils.errors import UserError
+from utils.older_generation import current_generation
+from utils.pickle_names import foreign_name
 
 REMEDY = "pass a file made by torch.save(model.state_dict(), FILE)"
-N_NAMES_SHOWN = 4
+N_NAMES_SHOWN, LONGEST_NAME = 4, 100
 REFUSED_NAME = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message about a pickle that needs more than tensors
-HARMLESS = re.compile(r"torch\.(_utils\.)?\w+$|collections\.OrderedDict$")  # names in a pickle of tensors
-LARGEST_PICKLE = 1 << 22  # bytes that are looked at; tensors' values are elsewhere, or behind
-
-# What the older generation (2019, 2020) has otherwise: copies of the cell, projections as bare parameters, and the
-# linear maps of the feed-forward as convolutions of kernel 1.
-CELL_COPIES = ("func_copy.", "deq.", "deqback.")
-BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
-FEED_FORWARD_WEIGHT = re.compile(r"\.ff[12]_net\.weight(_[gv])?$")
+ZIP_FORMAT = b"PK\x03\x04"  # how PyTorch knows it
+FOLDER = 0x10  # among the attributes of a record
+BLOCK = 1 << 22  # bytes
 
 
 def load_state_dict(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -39,84 +35,134 @@ def load_state_dict(path: str | os.PathLike, map_location: str | torch.device = 
         map_location: device of the tensors, whatever device they were saved from.
 
     Raises:
-        UserError: naming the file, when it cannot be read or is no state dict.
+        UserError: naming the file, when it cannot be read, is damaged as far as `check_archive` can tell, or is no
+            state dict.
     """
-    state = _read(path, map_location)
+    state = read_tensors(path, map_location)
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict: {REMEDY}")
     if not state:
         raise UserError(f"{path} holds an empty state dict: {REMEDY}")
-    others = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_dense(value))]
+    others = [_shown(name) for name, value in state.items() if not (isinstance(name, str) and _is_dense(value))]
     if others:
         raise UserError(f"{path} has entries that are not dense tensors ({_some(others)}): {REMEDY}")
-    return _current_generation(state)
+    return current_generation(state)
 
 
-def _read(path: str | os.PathLike, map_location: str | torch.device) -> object:
+def read_tensors(
+    path: str | os.PathLike, map_location: str | torch.device = "cpu", *, mmap: bool = False, remedy: str = REMEDY
+) -> Any:
+    """Read tensors, and Python's plain values and containers of them, as `torch.save` wrote them.
+
+    Args:
+        path: file of either torch format.
+        map_location: device of the tensors.
+        mmap: leave the tensors' values in the file, which must have the zip format, until they are used.
+        remedy: the end of the messages.
+
+    Raises:
+        UserError: naming the file, when it cannot be read, is damaged, or holds anything else, which is not run.
+    """
+    check_archive(path, remedy=remedy)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats that then load, or fail below
+            return _plain(torch.load(path, map_location=map_location, weights_only=True, mmap=mmap), {})
+    except Exception as error:  # a damaged file raises nearly any type
+        refused = REFUSED_NAME.search(str(error))
+        name = refused[1] if refused else foreign_name(path)
+        if name:
+            what = f"more than tensors ({_shown(name)})"
+            raise UserError(f"{path} pickles {what} and was not run, as it could hold any code: {remedy}") from error
+        raise _damaged(path, remedy) from error
+
+
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Python's own containers, and tensors without attributes: a pickle may hide methods behind values of its own."""
+    if id(value) not in known:
+        if isinstance(value, Tensor):
+            known[id(value)] = Tensor.detach(value)
+        elif isinstance(value, dict):
+            known[id(value)] = {key: _plain(entry, known) for key, entry in dict.items(value)}
+        elif isinstance(value, list | tuple):
+            kind = list if isinstance(value, list) else tuple
+            known[id(value)] = kind(_plain(entry, known) for entry in value)
+        else:
+            return value
+    return known[id(value)]
+
+
+def check_archive(path: str | os.PathLike, *, remedy: str = REMEDY) -> None:
+    """Compare the records of a file with their CRC32, which PyTorch writes but does not look at when it reads.
+
+    Only the zip format has them, unless `torch.serialization.set_crc32_options` turned them off. Other files pass:
+    in one of the legacy format, bits of a weight may have flipped unnoticed.
+
+    Raises:
+        UserError: naming the file, when it cannot be read or a record is not what was written.
+    """
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only this line's OSError is about access
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): {REMEDY}") from error
+        raise UserError(f"cannot read {path} ({error.strerror}): {remedy}") from error
+    with file:
+        try:
+            sound = file.read(len(ZIP_FORMAT)) != ZIP_FORMAT or _is_sound(file)
+        except Exception as error:  # a damaged file raises nearly any type
+            raise _damaged(path, remedy) from error
+    if not sound:
+        raise _damaged(path, remedy)
+
+
+def _is_sound(file: BinaryIO) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED or record.external_attr & FOLDER for record in records):
+            return False  # PyTorch writes neither; in place of a folder's content it would read what is in memory
+        if any(record.CRC for record in records):
+            for record in records:
+                with archive.open(record) as content:
+                    n_bytes = 0
+                    while block := content.read(BLOCK):  # raises where the checksum is wrong
+                        n_bytes += len(block)
+                if n_bytes != record.file_size:
+                    return False
+    return True
+
+
+def _damaged(path: str | os.PathLike, remedy: str) -> UserError:
+    return UserError(
+        f"{path} is cut short, damaged or no file of tensors: if it was copied, copy it again, else {remedy}"
+    )
+
+
+def archive_signature(path: str | os.PathLike) -> str | None:
+    """A short identity of a zip-format file, from its list of records and checksums; None where that is unreadable."""
     try:
-        with file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats that then load, or fail below
-            return torch.load(file, map_location=map_location, weights_only=True)
-    except Exception as error:  # a damaged file raises nearly any type
-        refused = REFUSED_NAME.search(str(error))
-        name = refused[1] if refused else _foreign_name(path)
-        if name:
-            raise UserError(
-                f"{path} pickles more than tensors ({name}) and was not run, as it could hold any code: {REMEDY}"
-            ) from error
-        raise UserError(f"{path} is cut short, damaged or no file of tensors: copy it again, or {REMEDY}") from error
-
-
-def _foreign_name(path: str | os.PathLike) -> str | None:
-    """What a pickle that PyTorch does not understand would import, tensors apart, read off without running it."""
-    with suppress(Exception):  # a damaged file raises nearly any type
-        with open(path, "rb") as file:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    (member,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-                    pickles = io.BytesIO(archive.open(member).read(LARGEST_PICKLE))
-            else:
-                file.seek(0)
-                pickles = io.BytesIO(file.read(LARGEST_PICKLE))
-        while True:  # the legacy format has several pickles; the end of the file ends the loop
-            strings: list[str] = []
-            for opcode, argument, _ in pickletools.genops(pickles):
-                if isinstance(argument, str):
-                    strings.append(argument)
-                parts = (
-                    strings[-2:] if opcode.name == "STACK_GLOBAL" else argument.split() if opcode.name == "INST" else []
-                )
-                if parts and not HARMLESS.match(name := ".".join(parts)):
-                    return name
-    return None
+        with zipfile.ZipFile(path) as archive:
+            records = [(record.filename, record.file_size, record.CRC) for record in archive.infolist()]
+    except Exception:  # a damaged file raises nearly any type
+        return None
+    return hashlib.sha256(repr(records).encode()).hexdigest()[:16]
 
 
 def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_nested or value.is_quantized)
+
+
+def _shown(name: object) -> str:
+    """A name from a file in one line of a message."""
+    if not isinstance(name, str):
+        return f"a key of type {type(name).__name__}"
+    text = name if name.isprintable() else ascii(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"
 
 
 def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:N_NAMES_SHOWN])
     return shown if len(names) <= N_NAMES_SHOWN else f"{shown} and {len(names) - N_NAMES_SHOWN} more"
-
-
-def _current_generation(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(name.startswith("module.") for name in state):  # saved from inside a data-parallel wrapper
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    current = {}
-    for name, value in state.items():
-        if name.startswith(CELL_COPIES):
-            continue
-        if BARE_PROJECTION.search(name):
-            name += ".weight"
-        if FEED_FORWARD_WEIGHT.search(name) and value.dim() == 3 and value.shape[2] == 1:
-            value = value.squeeze(2)
-        current[name] = value
-    return current
 
 
 def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
@@ -136,7 +182,7 @@ def load_into(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLik
     wanted = model.state_dict()
     faults = {
         "lacks": [name for name in wanted if name not in state],
-        "has unknown": [name for name in state if name not in wanted],
+        "has unknown": [_shown(name) for name in state if name not in wanted],
         "has other shapes for": [n for n in wanted if n in state and state[n].shape != wanted[n].shape],
         "has numbers of a kind that weights are not for": [
             n for n in wanted if n in state and not state[n].is_floating_point()
@@ -167,48 +213,44 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return _place(a) == _place(b) or bool(torch.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=True).all())
 
 
-def save_state_dict(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write the model's state dict, tensors only and on the CPU, so that `path` is whole or as it was before.
+def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write a state dict, tensors only and on the CPU, so that `path` is whole or as it was before.
 
     Tied weights are stored once, under each of their names.
 
     Args:
-        model: the model, on any device.
+        state: of a model on any device.
         path: the file to write, in a folder that exists.
 
     Raises:
         OSError: when it cannot be written (full disk, no permission); what was there before stays.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            _write(_portable(model.state_dict()), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, partial(torch.save, portable(state)))
 
 
-def _portable(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU that own all of their storage; names of one tensor share one copy."""
+def portable(value: Any) -> Any:
+    """Nested dicts, lists and tuples as files should hold them: plain, their tensors on the CPU.
+
+    Tensors become contiguous and own all of their storage; those that are and do already are not copied. What is one
+    tensor in several places stays one.
+    """
     copies: dict[tuple, Tensor] = {}
-    portable = {}
-    for name, value in state.items():
-        place = _place(value)
-        if place not in copies:
-            copy = value.cpu().contiguous()
-            whole = copy.untyped_storage().nbytes() == copy.numel() * copy.element_size()
-            copies[place] = copy if whole else copy.clone()
-        portable[name] = copies[place]
-    return portable
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            place = _place(value)
+            if place not in copies:
+                copies[place] = _owner(value.detach().cpu().contiguous())
+            return copies[place]
+        if isinstance(value, Mapping):
+            return {key: moved(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return (list if isinstance(value, list) else tuple)(map(moved, value))
+        return value
+
+    return moved(value)
 
 
-def _write(state: dict[str, Tensor], file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch hides that the disk is full behind an error of its own
-            raise error.__context__ from None
-        raise
+def _owner(tensor: Tensor) -> Tensor:
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()

@@ -3,23 +3,25 @@
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.distributed import World
+from utils.out_of_memory import enough_memory
 from utils.progress import progress_bar
+from utils.segments import Segment
 from utils.settings import Settings
 from utils.solve_statistics import SolveStatistics, in_figures, in_words
 
 EVAL_ROWS = 4  # rows in which a split is read; the perplexity depends on it through the rows' beginnings
 RADIUS_SEGMENTS = 10  # segments, spread evenly, of an estimate of the spectral radius
-COUNT_BLOCK = 1 << 22  # tokens
 
 
 def perplexity(loss: float) -> float:
@@ -28,13 +30,6 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
-
-
-class Segment(Protocol):
-    """L consecutive tokens of B rows, and what follows each: (L, B) int64 both."""
-
-    tokens: Tensor
-    targets: Tensor
 
 
 @dataclass(frozen=True)
@@ -101,6 +96,12 @@ class EvaluationReport:
     radius: SpectralRadius | None
     seconds: float
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "EvaluationReport":
+        """From `dataclasses.asdict`."""
+        radius = values["radius"]
+        return cls(**{**values, "radius": radius and SpectralRadius(**radius)})
+
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
@@ -157,56 +158,120 @@ class EvaluationReport:
         )
 
 
-@torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Collection[Segment], split: str, settings: Settings, *, n_layer: int | None
+    model: nn.Module,
+    batches: Collection[Segment],
+    split: str,
+    settings: Settings,
+    *,
+    n_layer: int | None,
+    world: World | None = None,
 ) -> EvaluationReport:
     """Loss of `model` on a split: Σ nll / number of targets, segment after segment with the memory carried over.
 
-    Draws no random numbers, and leaves the model in the mode it was in.
+    Draws no random numbers, and leaves the model in the mode it was in. Several processes share out the rows; their
+    solves stop together, so that the loss is that of one process. Of the solves' figures they add up the numbers of
+    sequences; with the stop scope "sequence" the others are those of the first process's rows.
 
     Args:
         model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`; with
             a method `spectral_radius(tokens, memory)` where the settings ask for that.
-        batches: the split's segments in order, each with `tokens` and `targets` (L, B).
+        batches: the split's segments in order, each with `tokens` and `targets` (L, B); several processes use its
+            `batch_size` and `only`.
         split: its name, for the report.
         settings: `max_eval_steps` limits the segments, `spectral_radius` adds that; the rest goes into the report.
         n_layer: applications of the cell; None for the equilibrium.
+        world: the processes, all of which must call this; None for one.
+
+    Returns:
+        The report, the same on all processes.
+
+    Raises:
+        UserError: memory ran out.
     """
-    n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
-    with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
-    was_training = model.training
-    model.eval()
+    world = world or World()
     start = time.perf_counter()
-    total, n_tokens, memory, solves, radii, aside = 0.0, 0, None, SolveStatistics(), [], 0.0
-    with progress_bar(n_segments, split) as bar:
-        for i, batch in enumerate(islice(batches, n_segments)):
-            if i in with_radius:
-                paused = time.perf_counter()
-                radii.append(model.spectral_radius(batch.tokens, memory).cpu())
-                aside += time.perf_counter() - paused
-            output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
-            memory = output.memory
-            total = total + output.nll.sum(dtype=torch.float64)
-            n_tokens += batch.targets.numel()
-            if output.solve is not None:
-                solves.add(output.solve.forward)
-            if bar.update():
-                speed = n_tokens / (time.perf_counter() - start - aside)
-                bar.set_postfix_str(bar_text(float(total) / n_tokens, speed, solver=solves))
-    seconds = time.perf_counter() - start - aside
-    model.train(was_training)
-    return EvaluationReport(
-        split=split,
-        loss=float(total) / n_tokens,
-        n_tokens=n_tokens,
-        n_segments=n_segments,
-        rows=batch.tokens.shape[1],
-        shallow=n_layer,
-        radius=SpectralRadius.over(radii) if radii else None,
-        seconds=seconds,
-        **_lengths_and_solves(settings, solves),
-    )
+    n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
+    team, rows = world, None
+    if world.size > 1:
+        rows = batches.batch_size
+        team = world.part(min(world.size, rows))
+        if team is not None:
+            batches = batches.only(team.rows(rows))
+            model = model.with_settings(batch_sum=team.sum if settings.stop_scope == "batch" else None)
+    report = None
+    if team is not None:
+        with enough_memory(f"the evaluation on {split}", "lower --eval_tgt_len or --mem_len"):
+            sums = _Sums.over(model, islice(batches, n_segments), n_segments, split, settings, n_layer, team.is_first)
+        total, n_tokens, *counts = team.sum(sums.countable()).tolist()
+        parts = team.gather(sums.radii)
+        if team.is_first:
+            sums.solves.sequences, sums.solves.unconverged = map(int, counts)
+            radii = [torch.cat(segment) for segment in zip(*parts, strict=True)]
+            report = EvaluationReport(
+                split=split,
+                loss=total / n_tokens,
+                n_tokens=int(n_tokens),
+                n_segments=n_segments,
+                rows=rows or sums.rows,
+                shallow=n_layer,
+                radius=SpectralRadius.over(radii) if radii else None,
+                seconds=time.perf_counter() - start - sums.aside,
+                **_lengths_and_solves(settings, sums.solves),
+            )
+    return world.of_first(report)
+
+
+@dataclass
+class _Sums:
+    """What a pass over a split's segments adds up, of the rows that are read."""
+
+    nll: Tensor | float = 0.0
+    n_tokens: int = 0
+    rows: int = 0
+    solves: SolveStatistics = field(default_factory=SolveStatistics)
+    radii: list[Tensor] = field(default_factory=list)  # (B,) each
+    aside: float = 0.0  # seconds that these took
+
+    def countable(self) -> np.ndarray:
+        """What adds up over processes: nll, tokens, sequences, sequences not converged."""
+        return np.array([float(self.nll), self.n_tokens, self.solves.sequences, self.solves.unconverged])
+
+    @classmethod
+    @torch.no_grad()
+    def over(
+        cls,
+        model: nn.Module,
+        batches: Iterable[Segment],
+        n_segments: int,
+        split: str,
+        settings: Settings,
+        n_layer: int | None,
+        shown: bool,
+    ) -> "_Sums":
+        """Reads the segments; `shown` with a progress bar."""
+        with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
+        was_training = model.training
+        model.eval()
+        sums, memory, start = cls(), None, time.perf_counter()
+        with progress_bar(n_segments, split, hidden=not shown) as bar:
+            for i, batch in enumerate(batches):
+                if i in with_radius:
+                    paused = time.perf_counter()
+                    sums.radii.append(model.spectral_radius(batch.tokens, memory).cpu())
+                    sums.aside += time.perf_counter() - paused
+                output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
+                memory = output.memory
+                sums.nll = sums.nll + output.nll.sum(dtype=torch.float64)
+                sums.n_tokens += batch.targets.numel()
+                sums.rows = batch.tokens.shape[1]
+                if output.solve is not None:
+                    sums.solves.add(output.solve.forward)
+                if bar.update():
+                    speed = sums.n_tokens / (time.perf_counter() - start - sums.aside)
+                    bar.set_postfix_str(bar_text(float(sums.nll) / sums.n_tokens, speed, solver=sums.solves))
+        model.train(was_training)
+        return sums
 
 
 def _spread(n_segments: int) -> set[int]:
@@ -240,21 +305,3 @@ def bar_text(loss: float, speed: float, **solves: SolveStatistics) -> str:
     """Loss, perplexity, tokens per second and each kind of solves' means: a bar of 80 columns has room for it."""
     text = f"loss {loss:.3f} ppl {perplexity(loss):.5g} {tqdm.format_sizeof(speed)} tok/s"
     return " ".join([text, *(f"{kind} {solve.brief()}" for kind, solve in solves.items() if solve.n_solves)])
-
-
-def unigram_counts(ids: np.ndarray, n_token: int) -> np.ndarray:
-    """How often each word occurs: (N,) ids -> (V,) int64. Counted in blocks, as `ids` may be a large file's map."""
-    blocks = (ids[i : i + COUNT_BLOCK] for i in range(0, len(ids), COUNT_BLOCK))
-    return sum((np.bincount(block, minlength=n_token) for block in blocks), np.zeros(n_token, dtype=np.int64))
-
-
-def unigram_perplexity(train: np.ndarray, split: np.ndarray, n_token: int) -> float:
-    """Perplexity on `split` of the unigram model of `train`, p(w) = (count of w + 1) / (N + V).
-
-    Args:
-        train: (N,) token ids the model is estimated on.
-        split: token ids it scores.
-        n_token: V, number of words.
-    """
-    log_p = np.log(unigram_counts(train, n_token) + 1.0) - math.log(len(train) + n_token)
-    return perplexity(-float(unigram_counts(split, n_token) @ log_p) / len(split))

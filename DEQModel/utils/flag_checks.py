@@ -155,6 +155,8 @@ def _check_weights_source(settings: Settings) -> None:
         raise UserError("--eval has nothing to evaluate: pass --load FILE.pkl or --restart_dir FOLDER")
     if settings.restart and not settings.restart_dir:
         raise UserError("--restart needs --restart_dir: pass the folder of the run to start from")
+    if settings.restart and settings.debug and not settings.eval:
+        raise UserError("--restart goes on in the run's folder, which --debug would not write: leave one of them out")
     if settings.restart_dir and not (settings.restart or settings.eval):
         raise UserError(
             f"--restart_dir {settings.restart_dir} does nothing without --restart or --eval: add one of them"
@@ -173,18 +175,19 @@ def _check_needs(settings: Settings, flags: dict[str, Flag]) -> None:
         raise UserError(f"{given} has no effect without {needed}: add that or leave the flag out")
 
 
-def notes(settings: Settings, n_gpus: int) -> list[str]:
+def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
     """Remarks on settings that are allowed but do not do all that their names promise here.
 
     Args:
         n_gpus: number of GPUs that PyTorch sees.
+        n_processes: that train together.
     """
     remarks = []
-    if settings.multi_gpu:
+    if settings.multi_gpu and n_processes == 1:
         device = "one GPU" if settings.cuda else "the CPU"
         remarks.append(f"note: --multi_gpu: {_why_one_device(settings, n_gpus)}, so this run uses {device}")
-    if settings.gpu0_bsz != -1:
-        remarks.append(f"note: --gpu0_bsz {settings.gpu0_bsz} is ignored: it means something only on several GPUs")
+    if settings.gpu0_bsz != -1 and n_processes == 1:
+        remarks.append(f"note: --gpu0_bsz {settings.gpu0_bsz} is ignored: it means something only in several processes")
     if not settings.eval:
         for names, at_odds, consequence in NOTES:
             if at_odds(settings):
@@ -197,11 +200,6 @@ def notes(settings: Settings, n_gpus: int) -> list[str]:
             f"note: --pretrain_steps {settings.pretrain_steps} makes this a shallow evaluation; pass "
             "--pretrain_steps 0 to evaluate the equilibrium"
         )
-    if settings.restart and not settings.eval:
-        remarks.append(
-            f"note: --restart takes the weights of {settings.restart_dir}; optimizer, learning rate and the "
-            "position in the data start anew"
-        )
     return remarks
 
 
@@ -210,4 +208,4 @@ def _why_one_device(settings: Settings, n_gpus: int) -> str:
         return "PyTorch sees no GPU"
     if not settings.cuda:
         return "--cuda is not given"
-    return "there is a single GPU" if n_gpus == 1 else f"training on all {n_gpus} GPUs does not exist yet"
+    return "there is a single GPU" if n_gpus == 1 else "it is started as the only process"

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from utils.adaptive_embedding import check_bins
@@ -22,10 +22,29 @@ def parse(arguments: Sequence[str]) -> Settings:
         UserError: the command line is wrong; the message names the flag, its value and the remedy.
         SystemExit: --help was asked for.
     """
+    return settle(typed(arguments))
+
+
+def typed(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings that a command line names, unchecked.
+
+    Raises:
+        UserError: a flag that does not exist, or a value that it cannot have.
+        SystemExit: --help was asked for.
+    """
     options = vars(make_parser().parse_args(expand(arguments)))
-    if options["cutoffs"] is not None:
+    if "cutoffs" in options:
         options["cutoffs"] = tuple(options["cutoffs"])
-    settings = Settings(**options)
+    return options
+
+
+def settle(typed: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Settings:
+    """The settings that are named, completed by those of an earlier run or by the defaults; resolved and checked.
+
+    Raises:
+        UserError: they make no sense; the message names the flag, its value and the remedy.
+    """
+    settings = Settings(**{**(earlier or {}), **typed})
     check(settings)
     for point in grid(settings.sweep):
         check(dataclasses.replace(settings, **point))
@@ -58,8 +77,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """An argument parser with every setting's flag; abbreviations are expanded before it, by `expand`."""
-    parser = _Parser(prog=PROGRAM, allow_abbrev=False, description="Train or evaluate a DEQ-Transformer.")
+    """An argument parser with every setting's flag; abbreviations are expanded before it, by `expand`.
+
+    Flags that are not there leave nothing in the namespace: what they fall back on is not the parser's to know.
+    """
+    parser = _Parser(
+        prog=PROGRAM,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        description="Train or evaluate a DEQ-Transformer.",
+    )
     flags = flags_of(Settings)
     for field in dataclasses.fields(Settings):
         flag = flags[field.name]
@@ -75,7 +102,7 @@ def _argument(flag: Flag, default: Any) -> dict[str, Any]:
     if default is not None:
         help += f" (default: {default!r})".replace("%", "%%")
     several = {"nargs": "+"} if flag.several else {}
-    return {"type": flag.kind or type(default), "default": default, "choices": flag.choices, "help": help, **several}
+    return {"type": flag.kind or type(default), "choices": flag.choices, "help": help, **several}
 
 
 def expand(arguments: Sequence[str]) -> list[str]:

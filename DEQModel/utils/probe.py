@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from utils.evaluation import Segment
+from utils.segments import Segment
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.evaluation import EvaluationReport
@@ -11,12 +11,17 @@ from utils.solve_statistics import in_figures, in_words
 
 @dataclass(frozen=True)
 class TrainingTotals:
-    """What the updates took, validations apart, and how many of their backward solves failed."""
+    """What the updates took, validations apart; how many were skipped, and how many backward solves failed."""
 
-    updates: int
-    tokens: int
-    seconds: float
-    failed_backward_solves: int
+    updates: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    failed_backward_solves: int = 0
+    skipped_updates: int = 0
+
+    def plus(self, **more: float) -> "TrainingTotals":
+        """With these added."""
+        return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
 
     @property
     def tokens_per_second(self) -> float:
@@ -72,8 +77,11 @@ class RunResults:
         return "\n".join(f"{name:23}{text}".rstrip() for name, text in rows)
 
     def _failures(self) -> str:
-        n_failed = self.training.failed_backward_solves
-        return f", {n_failed:,} backward solves failed" if n_failed else ""
+        counts = {
+            "updates skipped": self.training.skipped_updates,
+            "backward solves failed": self.training.failed_backward_solves,
+        }
+        return "".join(f", {count:,} {what}" for what, count in counts.items() if count)
 
     def _solves(self) -> str:
         if self.test.shallow is not None:

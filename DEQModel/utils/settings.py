@@ -177,14 +177,23 @@ class Settings:
 
     # devices
     cuda: bool = _flag(False, "run on the GPU")
-    multi_gpu: bool = _flag(False, "use all visible GPUs")
-    gpu0_bsz: int = _flag(-1, "sequences for the first of several GPUs; -1 means even", least=1, besides=-1)
+    multi_gpu: bool = _flag(False, "use all visible GPUs, a process for each")
+    gpu0_bsz: int = _flag(-1, "sequences for the first of several processes; -1 means even", least=1, besides=-1)
 
     # running
     eval: bool = _flag(False, "evaluate --load or --restart_dir on valid and test, then stop")
     load: str = _flag("", "state dict to start from, or to evaluate")
-    restart: bool = _flag(False, "start from the weights of the run in --restart_dir")
+    restart: bool = _flag(False, "go on with the run in --restart_dir; flags that are left out keep its values")
     restart_dir: str = _flag("", "folder of an earlier run")
+    save_interval: int | None = _flag(
+        None, "steps between checkpoints (default: that of --eval-interval)", kind=int, least=1, listed=False
+    )
+    max_bad_steps: int = _flag(
+        10,
+        "updates in a row whose loss or gradient is not finite, and which are skipped, at which the run stops",
+        least=1,
+        listed=False,
+    )
     sweep: str = _flag(
         "",
         'with --eval: evaluate all combinations of these values, such as "f_thres=4,8,16 mem_len=0,75"',
@@ -206,6 +215,11 @@ class Settings:
         """The settings that another dataclass has under the same names."""
         own = vars(self)
         return {field.name: own[field.name] for field in dataclasses.fields(kind) if field.name in own}
+
+    @property
+    def steps_between_saves(self) -> int:
+        """Steps between checkpoints."""
+        return self.save_interval or self.eval_interval
 
     def shallow_layers(self, step: int) -> int | None:
         """Applications of the cell in training step number `step`; None means the equilibrium."""

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from modules.tracker import SolveReport, Termination
 
@@ -29,6 +30,18 @@ class SolveStatistics:
         self.sequences = 0
         self.unconverged = 0
         self.reasons: Counter[Termination] = Counter()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums as plain values, for a file."""
+        return {**vars(self), "reasons": {reason.name: count for reason, count in self.reasons.items()}}
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> "SolveStatistics":
+        """From `as_dict`."""
+        statistics = cls()
+        vars(statistics).update(sums)
+        statistics.reasons = Counter({Termination[name]: count for name, count in sums["reasons"].items()})
+        return statistics
 
     def add(self, report: SolveReport | None) -> None:
         """Take in a solve; None, where nothing was solved, counts for nothing."""

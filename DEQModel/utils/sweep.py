@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from utils.evaluation import EvaluationReport, Segment, evaluate
+from utils.distributed import World
+from utils.evaluation import EvaluationReport, evaluate
 from utils.progress import progress_bar, say
+from utils.segments import Segment
 from utils.settings import Settings
 from utils.solve_statistics import in_figures
 
@@ -52,6 +54,8 @@ def sweep(
     settings: Settings,
     segments: Callable[[Settings], Mapping[str, Collection[Segment]]],
     write: Callable[[str], None] = say,
+    *,
+    world: World | None = None,
 ) -> Iterator[SweepPoint]:
     """Evaluates each point's model on valid and test, and writes a row of the table as each is done.
 
@@ -63,14 +67,15 @@ def sweep(
         settings: of the run.
         segments: splits cut up as settings ask for.
         write: takes a line of the table.
+        world: the processes that share the work.
     """
     widths = {name: max(len(str(point[name])) for point in [{name: name}, *points]) for name in points[0]}
     write("  ".join([*(name.rjust(width) for name, width in widths.items()), *(c.rjust(WIDTH) for c in COLUMNS)]))
-    with progress_bar(len(points), "sweep") as bar:
+    with progress_bar(len(points), "sweep", hidden=not (world is None or world.is_first)) as bar:
         for model, point in zip(models, points, strict=True):
             changed = dataclasses.replace(settings, **point)
             reports = {
-                split: evaluate(model, batches, split, changed, n_layer=None)
+                split: evaluate(model, batches, split, changed, n_layer=None, world=world)
                 for split, batches in segments(changed).items()
             }
             done = SweepPoint(point, reports["valid"], reports["test"])

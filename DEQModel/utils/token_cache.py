@@ -34,10 +34,14 @@ SETTLING_TIME = 2.0  # seconds; coarser than the time stamps of any usual file s
 
 @dataclass(frozen=True)
 class EncodedCorpus:
-    """A vocabulary, and split name to (N,) int32 ids, read-only memory maps."""
+    """A vocabulary, and split name to (N,) int32 ids, read-only memory maps.
+
+    `checksum` tells whether two are the same as far as training goes: of the vocabulary and the training text.
+    """
 
     vocab: Vocab
     ids: Mapping[str, np.ndarray]
+    checksum: str
 
 
 def cached_corpus(
@@ -63,6 +67,7 @@ def cached_corpus(
     problems = []
     for place in (folder / ".cache-deq", Path(home) / "deq" / of_folder):
         entry = place / name
+        found = None
         try:
             with _locked(place):
                 found = _open_entry(entry, rule, sources)
@@ -72,7 +77,7 @@ def cached_corpus(
                 _renew_stamps(entry / "record.json", sources)
         except OSError as error:
             problems.append(str(error))
-            found = _open_entry(entry, rule, sources)  # a folder that cannot be written may be read
+            found = found or _open_entry(entry, rule, sources)  # a folder that cannot be written may be read
         if found is not None:
             return found
     raise UserError(
@@ -99,7 +104,8 @@ class SourceText:
         return digest.hexdigest()
 
     def is_the_one_of(self, record: dict) -> bool:
-        return self.stamp == record["stamp"] or self.sha256 == record["sha256"]
+        sha256, stamp = record["sha256"], record["stamp"]  # a record without either is damaged
+        return stamp == self.stamp or sha256 == self.sha256
 
     def record(self, sha256: str) -> dict:
         return {"sha256": sha256, "stamp": self.stamp if self.settled else None}
@@ -155,26 +161,28 @@ def _make_entry(entry: Path, rule: VocabularyRule, sources: Mapping[str, SourceT
 
 def _open_entry(entry: Path, rule: VocabularyRule, sources: Mapping[str, SourceText]) -> EncodedCorpus | None:
     """The entry, if it is whole and of these texts under this rule."""
+    if not os.path.exists(entry):
+        return None
     try:
         record = json.loads((entry / "record.json").read_bytes())
-        words = (entry / "words.txt").read_bytes()
         fits = (
             record["format"] == FORMAT
             and record["rule"] == json.loads(json.dumps(asdict(rule)))
-            and all(source.is_the_one_of(record["texts"][s]) for s, source in sources.items())
+            and all(source.is_the_one_of(record["texts"][split]) for split, source in sources.items())
         )
         if not fits:
             return None
-        whole = record["words_sha256"] == hashlib.sha256(words).hexdigest() and all(
-            _crc32(id_file(entry, split)) == record["array_crc32"][split] for split in sources
-        )
-        if not whole:
-            print(f"{entry}: the encoded corpus is damaged, encoding it anew", file=sys.stderr, flush=True)
-            return None
-        ids = {split: np.memmap(id_file(entry, split), ID_TYPE, mode="r") for split in sources}
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return EncodedCorpus(Vocab(words.decode().split("\n")), ids)
+        words = (entry / "words.txt").read_bytes()
+        words_sha256 = hashlib.sha256(words).hexdigest()
+        array_crc32 = {split: _crc32(id_file(entry, split)) for split in sources}
+        if record["words_sha256"] == words_sha256 and record["array_crc32"] == array_crc32:
+            ids = {split: np.memmap(id_file(entry, split), ID_TYPE, mode="r") for split in sources}
+            checksum = f"{words_sha256[:16]}-{array_crc32['train']:08x}"
+            return EncodedCorpus(Vocab(words.decode().split("\n")), ids, checksum)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        pass  # what damaged files raise
+    print(f"{entry}: the encoded corpus is damaged, encoding it anew", file=sys.stderr, flush=True)
+    return None
 
 
 def _renew_stamps(path: Path, sources: Mapping[str, SourceText]) -> None:

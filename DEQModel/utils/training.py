@@ -1,56 +1,72 @@
-"""The training loop: updates, log lines, validations, and the best model so far.
+"""The training loop: updates, log lines, checkpoints, validations, and the best model so far.
 
-Shapes: L tokens of a segment, B sequences of a batch.
+Shapes: L tokens of a segment, B sequences of a batch, over all processes.
 """
 
-import copy
 import math
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from utils.checkpoints import load_into, load_state_dict, save_state_dict
+from utils.best_model import BestModel
+from utils.distributed import World, sum_gradients
 from utils.errors import UserError
-from utils.evaluation import EvaluationReport, Segment, evaluate
-from utils.experiment import WEIGHTS_FILE, Experiment
+from utils.evaluation import EvaluationReport, evaluate
+from utils.experiment import Experiment
 from utils.jacobian_penalty import JacobianPenalty
 from utils.optimization import clip, make_optimizer, set_rate, split_for_clipping
+from utils.out_of_memory import enough_memory
 from utils.probe import Probe
 from utils.progress import progress_bar
 from utils.results import TrainingTotals
+from utils.resuming import captured
+from utils.row_memory import Memory, forget_nonfinite
 from utils.schedule import Plateau, Schedule
+from utils.segments import Segment, TrainingBatches, TrainingSegment
 from utils.settings import Settings
+from utils.signals import Signals, Stopped
 from utils.training_window import Window
 
 
 class Trainer:
     """Trains a language model: loss → backward → clip → optimizer → step + 1 → learning rate.
 
+    Between two updates come, where they are due, a log line, a checkpoint and a validation, in this order: nothing is
+    lost when the process dies in a validation.
+
     Args:
         model: called as model(tokens, targets, memory, n_layer=…, jacobian_samples=…), giving `nll` (L, B), `memory`
             and `solve`; its embedding is `word_emb`, and `with_settings` gives it other thresholds.
         settings: of the run.
-        batches: an epoch of segments with `tokens` and `targets` (L, B); every iteration is another epoch.
-        validation: the validation split's segments.
-        experiment: where messages and curves go, and in whose folder the best model is kept.
+        batches: this process's rows of the training text.
+        validation: the validation split's segments, of all rows.
+        experiment: where messages and curves go, and in whose folder checkpoints and the best model are kept.
+        world: the processes that train together.
+        corpus: identity of the vocabulary and the training text, for the checkpoints.
     """
 
     def __init__(
         self,
         model: nn.Module,
         settings: Settings,
-        batches: Iterable[Segment],
+        batches: TrainingBatches,
         validation: Collection[Segment],
         experiment: Experiment,
+        *,
+        world: World | None = None,
+        corpus: str = "",
     ):
-        self.model, self.settings, self.experiment = model, settings, experiment
+        self.model, self.settings, self.experiment, self.corpus = model, settings, experiment, corpus
+        self.world = world or World()
         self.batches, self.validation = batches, validation
-        self.step, self.epoch = settings.start_train_steps, 1
+        self.step, self.epoch, self.position = settings.start_train_steps, 1, 0
         self.clock = time.perf_counter()  # when the last update was over
-        self.seconds, self.tokens = 0.0, 0  # spent on updates
         self.schedule = Schedule(
             settings.scheduler, settings.lr, settings.warmup_step, settings.max_step, settings.eta_min
         )
@@ -58,135 +74,220 @@ class Trainer:
         self.optimizer = make_optimizer(model.parameters(), settings, self.lr)
         self.clipped, self.spared = split_for_clipping(model, clip_embeddings=not settings.clip_nonemb)
         self.penalty = JacobianPenalty.of(settings)
-        self.memory: list = []
-        self.window = Window()
-        self.failed_backward = 0
-        self.best: EvaluationReport | None = None  # of the stage that the run is in
-        self.best_state: dict[str, Tensor] | None = None  # where there is no folder for it
+        self.memory = self._no_memory()
+        self.window, self.totals, self.bad_steps = Window(), TrainingTotals(), 0
+        self.best = BestModel(experiment)
         self.after_shallow: EvaluationReport | None = None
+        self.resumed = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def rows(self) -> range:
+        """This process's rows of a batch."""
+        return self.world.rows(self.settings.batch_size, self.settings.gpu0_bsz)
 
     @property
     def lr(self) -> float:
         """Learning rate of the next update."""
         return self.schedule(self.step)
 
+    def _no_memory(self) -> list[Memory | None]:
+        return [None] * self.settings.batch_chunk
+
     def train(self) -> None:
-        """Make all updates, validating at intervals, at the end of the shallow stage and at the end.
+        """Make all updates that are left.
 
         Raises:
-            UserError: the loss or the gradient is not finite.
+            UserError: too many updates in a row were not finite, or memory ran out; a checkpoint has been written.
+            Stopped: a signal came; likewise.
         """
-        last = self.settings.max_step
         self.model.train()
-        self.clock = time.perf_counter()
-        with progress_bar(last, "train", initial=self.step, keep=True) as bar:
-            while self.step < last:
-                self.memory = [None] * self.settings.batch_chunk
-                for batch in self.batches:
-                    self._account(batch, *self.update(batch))
+        self.parallel = self._parallel()
+        bar = progress_bar(
+            self.settings.max_step, "train", initial=self.step, keep=True, hidden=not self.world.is_first
+        )
+        with Signals() as self.signals, bar:
+            if self.resumed and self._validation_is_due():
+                self._validate_at_once()
+            while self.step < self.settings.max_step:
+                self.clock = time.perf_counter()
+                for batch in self.batches.from_position(self.position):
+                    self._account(batch, *self._update_or_save(batch))
                     if bar.update():
                         bar.set_postfix_str(self.window.brief())
-                    self._at_intervals()
-                    if self.step >= last:
+                    self._between_updates()
+                    if self.step >= self.settings.max_step:
                         return
                     self.clock = time.perf_counter()
-                self.epoch += 1
+                self.epoch, self.position, self.memory = self.epoch + 1, 0, self._no_memory()
 
-    def _at_intervals(self) -> None:
+    def _parallel(self) -> nn.Module:
+        if self.world.size == 1:
+            return self.model
+        parallel = DistributedDataParallel(self.model)
+        parallel.register_comm_hook(None, sum_gradients)  # each process has its share of the loss
+        return parallel
+
+    def _update_or_save(self, batch: TrainingSegment) -> tuple[float, float]:
+        try:
+            return self.update(batch)
+        except UserError:
+            if self.world.size == 1:  # the other processes may have had enough memory, and cannot take part
+                self.save()
+            raise
+
+    def _between_updates(self) -> None:
         settings, last = self.settings, self.step == self.settings.max_step
         if last or self.step % settings.log_interval == 0:
             self._log()
-        if last or self._shallow_stage_ends() or self.step % settings.eval_interval == 0:
-            self.validate()
+        asked, stop = self.signals.asked(self.world)
+        validation = self._validation_is_due()
+        if asked or last or validation or self.step % settings.steps_between_saves == 0:
+            self.save()
+        if stop is not None:
+            raise Stopped(stop)
+        if self.bad_steps >= settings.max_bad_steps:
+            self._give_up()
+        if validation:
+            self._validate_at_once()
+
+    def _validation_is_due(self) -> bool:
+        at_end = self.step == self.settings.max_step
+        return at_end or self._shallow_stage_ends() or self.step % self.settings.eval_interval == 0
 
     def _shallow_stage_ends(self) -> bool:
         return self.step == self.settings.pretrain_steps and self.step > self.settings.start_train_steps
 
-    def _account(self, batch: Segment, loss: float, norm: float) -> None:
-        """Take in an update; its time runs from the end of the one before, validations and log lines apart."""
-        seconds, tokens = time.perf_counter() - self.clock, batch.targets.numel()
-        self.seconds += seconds
-        self.tokens += tokens
-        self.window.seconds += seconds
-        self.window.tokens += tokens
-        self.window.updates += 1
-        self.window.nll += loss * tokens
-        self.window.norms += norm
+    def _account(self, batch: TrainingSegment, loss: float, norm: float) -> None:
+        """Take in an update; its time runs from the end of the one before, all that came between apart."""
+        seconds, tokens = time.perf_counter() - self.clock, len(batch.targets) * self.settings.batch_size
+        window, sound = self.window, self.bad_steps == 0
+        window.seconds += seconds
+        if sound:
+            window.tokens += tokens
+            window.updates += 1
+            window.nll += loss * tokens
+            window.norms += norm
+        else:
+            window.skipped += 1
+            self.experiment.log(
+                f"step {self.step} | update skipped: loss {loss:g}, gradient {norm:g} "
+                f"({self.bad_steps} in a row, --max_bad_steps {self.settings.max_bad_steps})"
+            )
+        self.totals = self.totals.plus(updates=1, seconds=seconds, tokens=tokens, skipped_updates=int(not sound))
 
-    def update(self, batch: Segment) -> tuple[float, float]:
-        """One update on a batch of (L, B) tokens and targets.
+    def update(self, batch: TrainingSegment) -> tuple[float, float]:
+        """One update on this process's rows of a batch; it is skipped where the loss or the gradient is not finite.
 
         Returns:
-            The loss (mean nll, nats per token, without the Jacobian penalty) and the norm of the whole objective's
-            gradient before clipping.
+            The loss of the whole batch (mean nll, nats per token, without the Jacobian penalty) and the norm of the
+            whole objective's gradient before clipping.
 
         Raises:
-            UserError: either is not finite; the weights are as they were.
+            UserError: memory ran out.
         """
         self.window.lr = self.lr
-        self.optimizer.zero_grad(set_to_none=True)
-        sums = self._backward(batch)
-        norm = clip(self.clipped, self.spared, self.settings.clip)
-        # The host waits here, once: an update that is not finite must never reach the weights.
-        norm, loss, *penalty = torch.stack([norm, *sums]).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"step {self.step + 1}: the loss is {loss:g} and the norm of its gradient {norm:g}; the weights have "
-                "been left as they were: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
-            )
-        self.optimizer.step()
+        more = self.settings.batch_chunk + 1
+        with enough_memory(
+            f"step {self.step + 1}: the update",
+            f"--batch_chunk {more} computes the batch in more parts, to the same end; or lower --tgt_len, --mem_len",
+        ):
+            self.optimizer.zero_grad(set_to_none=True)
+            sums, memory = self._backward(batch)
+            norm = clip(self.clipped, self.spared, self.settings.clip)
+            # The host waits here, once: an update that is not finite must never reach the weights.
+            norm, *sums = torch.stack([norm, *sums]).tolist()
+            loss, *penalty = self.world.sum(np.array(sums)).tolist()
+            if math.isfinite(loss) and math.isfinite(norm):
+                self.optimizer.step()
+                self.memory, self.bad_steps = memory, 0
+                self.window.penalised += len(penalty)
+                self.window.jacobian_loss += sum(penalty)
+            else:
+                self.memory, self.bad_steps = [forget_nonfinite(part) for part in memory], self.bad_steps + 1
         self.step += 1
-        self.window.penalised += len(penalty)
-        self.window.jacobian_loss += sum(penalty)
+        self.position = batch.start + len(batch.tokens)
         set_rate(self.optimizer, self.lr)
         return loss, norm
 
-    def _backward(self, batch: Segment) -> list[Tensor]:
-        """Accumulates the gradient of a batch; its loss and, where the step has it, the Jacobian penalty.
+    def _backward(self, batch: TrainingSegment) -> tuple[list[Tensor], list[Memory]]:
+        """Accumulates the gradient of a batch.
 
-        The rows may be computed in chunks one after the other, each weighted by its share of the rows and with
-        its own memory, so that their sum is the gradient of the undivided batch.
+        The rows may be computed in chunks one after the other, each weighted by its share of the whole batch's rows
+        and with its own memory, so that their sum is the gradient of the undivided batch.
+
+        Returns:
+            These rows' shares of the loss and, where the step has it, of the Jacobian penalty; and the memories.
         """
         n_layer = self.settings.shallow_layers(self.step)
         samples = self.penalty.samples_at(self.step) if n_layer is None else 0
-        n_chunks, n_rows = self.settings.batch_chunk, batch.tokens.shape[1]
+        n_chunks, n_rows = self.settings.batch_chunk, self.settings.batch_size
         chunks = zip(batch.tokens.tensor_split(n_chunks, 1), batch.targets.tensor_split(n_chunks, 1), strict=True)
-        losses, penalties = [], []
+        losses, penalties, memories = [], [], []
         for i, (tokens, targets) in enumerate(chunks):
-            output = self.model(tokens, targets, self.memory[i], n_layer=n_layer, jacobian_samples=samples)
-            self.memory[i] = output.memory
-            share = tokens.shape[1] / n_rows
-            objective = output.nll.mean() * share
-            losses.append(objective.detach())
-            if samples:
-                penalties.append(output.solve.jacobian_loss.detach() * share)
-                objective = objective + self.penalty.weight_at(self.step) * share * output.solve.jacobian_loss
-            objective.backward()
+            with nullcontext() if i == n_chunks - 1 or self.world.size == 1 else self.parallel.no_sync():
+                output = self.parallel(tokens, targets, self.memory[i], n_layer=n_layer, jacobian_samples=samples)
+                memories.append(output.memory)
+                share = tokens.shape[1] / n_rows
+                objective = output.nll.mean() * share
+                losses.append(objective.detach())
+                if samples:
+                    penalties.append(output.solve.jacobian_loss.detach() * share)
+                    objective = objective + self.penalty.weight_at(self.step) * share * output.solve.jacobian_loss
+                objective.backward()
             if output.solve is not None:
                 self.window.forward.add(output.solve.forward)
                 self.window.backward.add(output.solve.backward)
-        return [sum(losses), sum(penalties)] if samples else [sum(losses)]
+        return [sum(losses), *([sum(penalties)] if samples else [])], memories
 
     def _log(self) -> None:
         text = f"epoch {self.epoch} | step {self.step} | {self.window}"
         self.experiment.log(text, routine=True)
         if warning := self.window.warning():
             self.experiment.log(f"step {self.step} | {warning}")
-        self.failed_backward += self.window.backward.n_failed
+        self.totals = self.totals.plus(failed_backward_solves=self.window.backward.n_failed)
         self.experiment.scalars(self.window.scalars(), self.step)
         self.window = Window()
 
-    def validate(self) -> EvaluationReport:
-        """Validate in the stage of the last update, and keep the model when it is the best of that stage so far.
+    def save(self) -> None:
+        """Write a checkpoint; all processes take part. Where it cannot be written the run goes on."""
+        if self.settings.debug:
+            return
+        state, folder = captured(self), self.experiment.folder
+        if state is not None:
+            try:
+                state.save(folder)
+            except OSError as error:
+                self.experiment.log(
+                    f"warning: step {self.step}: no checkpoint could be written to {folder} "
+                    f"({error.strerror or error}): the run goes on and tries again at the next save; make room or mend "
+                    "the folder"
+                )
+            self.best.write_what_waits()
+        self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
 
-        A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
-        equilibrium stage the search for the best model starts again.
-        """
+    def _give_up(self) -> None:
+        self.save()
+        raise UserError(
+            f"step {self.step}: {self.bad_steps} updates in a row had a loss or a gradient that is not finite and were "
+            "skipped: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
+        )
+
+    def _validate_at_once(self) -> None:
+        with self.signals.at_once():
+            self.validate()
+
+    def validate(self) -> EvaluationReport:
+        """Validate in the stage of the last update, and keep the model when it is the best of that stage so far."""
         n_layer = self.settings.shallow_layers(self.step - 1)
-        report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer)
+        report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer, world=self.world)
         self.experiment.log(f"step {self.step} | {report}")
         self.experiment.scalars(report.scalars(), self.step)
-        if n_layer is None:
+        if n_layer is None and self.world.is_first:
             probe = Probe.of(self.model, next(iter(self.validation)))
             self.experiment.log(f"step {self.step} | {probe}")
             self.experiment.curve("probe/residual", probe.residuals, f"step {self.step:06d}")
@@ -197,28 +298,12 @@ class Trainer:
             self.plateau = self.plateau.after(report.loss)
             self.schedule = replace(self.schedule, lr=self.plateau.lr)
             set_rate(self.optimizer, self.lr)
-        if self._is_best(report):
-            self._keep(report)
+        self.best.consider(report, self.model)
         return report
-
-    def _is_best(self, report: EvaluationReport) -> bool:
-        best = self.best
-        return best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss
-
-    def _keep(self, report: EvaluationReport) -> None:
-        self.best = report
-        if self.experiment.folder is None:
-            self.best_state = copy.deepcopy(self.model.state_dict())
-        else:
-            save_state_dict(self.model, self.experiment.folder / WEIGHTS_FILE)
-
-    def totals(self) -> TrainingTotals:
-        """What the updates took, validations apart."""
-        updates = self.step - self.settings.start_train_steps
-        return TrainingTotals(updates, self.tokens, self.seconds, self.failed_backward)
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
-        path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
-        load_into(self.model, self.best_state or load_state_dict(path), path)
-        return self.best
+        if self.world.is_first:
+            self.best.put_back(self.model)
+        self.world.copy_from_first(self.model)
+        return self.best.report

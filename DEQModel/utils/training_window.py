@@ -1,6 +1,9 @@
 """What happened since the last log line, and how it is told."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from utils.evaluation import bar_text, perplexity
 from utils.solve_statistics import SolveStatistics, in_words
@@ -8,10 +11,14 @@ from utils.solve_statistics import SolveStatistics, in_words
 
 @dataclass
 class Window:
-    """Sums over the updates since the last log line, and the last one's learning rate."""
+    """Sums over the updates since the last log line, and the last one's learning rate.
+
+    The sums are over updates that were made; the skipped ones are counted apart.
+    """
 
     lr: float = 0.0
     updates: int = 0
+    skipped: int = 0
     tokens: int = 0
     nll: float = 0.0
     norms: float = 0.0
@@ -21,16 +28,46 @@ class Window:
     forward: SolveStatistics = field(default_factory=SolveStatistics)
     backward: SolveStatistics = field(default_factory=SolveStatistics)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened."""
+        return self.updates + self.skipped == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums as plain values, for a file."""
+        return {**vars(self), "forward": self.forward.as_dict(), "backward": self.backward.as_dict()}
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> "Window":
+        """From `as_dict`."""
+        solves = {kind: SolveStatistics.of(sums[kind]) for kind in ("forward", "backward")}
+        return cls(**{**sums, **solves})
+
+    @property
+    def loss(self) -> float:
+        """Mean nll, nats per token; NaN where all updates were skipped."""
+        return self.nll / self.tokens if self.tokens else math.nan
+
+    @property
+    def norm(self) -> float:
+        """Mean norm of the gradient, likewise."""
+        return self.norms / self.updates if self.updates else math.nan
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second, those of skipped updates apart."""
+        return self.tokens / max(self.seconds, 1e-9)
+
     def scalars(self) -> dict[str, float]:
         """The means, by the names of their curves."""
-        loss = self.nll / self.tokens
         penalty = {"train/jacobian_loss": self.jacobian_loss / self.penalised} if self.penalised else {}
         return {
-            "train/loss": loss,
-            "train/perplexity": perplexity(loss),
+            "train/loss": self.loss,
+            "train/perplexity": perplexity(self.loss),
             "train/lr": self.lr,
-            "train/gradient_norm": self.norms / self.updates,
-            "train/tokens_per_second": self.tokens / self.seconds,
+            "train/gradient_norm": self.norm,
+            "train/tokens_per_second": self.speed,
+            "train/skipped_updates": self.skipped,
             **penalty,
             **self.forward.scalars("forward"),
             **self.backward.scalars("backward"),
@@ -38,7 +75,7 @@ class Window:
 
     def brief(self) -> str:
         """The means in the few words that fit beside a progress bar."""
-        return bar_text(self.nll / self.tokens, self.tokens / self.seconds, f=self.forward, b=self.backward)
+        return bar_text(self.loss, self.speed, f=self.forward, b=self.backward)
 
     def warning(self) -> str | None:
         """A line on backward solves that failed; None where none did."""
@@ -52,15 +89,16 @@ class Window:
         )
 
     def __str__(self) -> str:
-        loss = self.nll / self.tokens
         parts = [
             f"lr {self.lr:.3g}",
-            f"loss {loss:.3f}",
-            f"ppl {perplexity(loss):.2f}",
-            f"gradient {self.norms / self.updates:.3g}",
-            f"{1000 * self.seconds / self.updates:.0f} ms/step",
-            f"{self.tokens / self.seconds:,.0f} tokens/s",
+            f"loss {self.loss:.3f}",
+            f"ppl {perplexity(self.loss):.2f}",
+            f"gradient {self.norm:.3g}",
+            f"{1000 * self.seconds / (self.updates + self.skipped):.0f} ms/step",
+            f"{self.speed:,.0f} tokens/s",
         ]
+        if self.skipped:
+            parts.append(f"{self.skipped} updates skipped")
         if self.penalised:
             parts.append(f"jacobian {self.jacobian_loss / self.penalised:.3g} in {self.penalised} updates")
         for name, solves in (("forward", self.forward), ("backward", self.backward)):

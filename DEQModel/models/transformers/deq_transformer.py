@@ -22,6 +22,7 @@ from models.transformers.feed_forward import PositionwiseFeedForward
 from modules.deq import DEQModule, SolveInfo
 from modules.jacobian import spectral_radius
 from modules.optimizations import masked, variational_mask
+from modules.tracker import BatchSum
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 from utils.positional_embedding import PositionalEmbedding
@@ -84,7 +85,7 @@ class DEQTransformerLM(nn.Module):
         self,
         tokens: Tensor,
         targets: Tensor,
-        memory: Memory | None = None,
+        memory: Memory | tuple[Tensor, Tensor] | None = None,
         *,
         n_layer: int | None = None,
         jacobian_samples: int = 0,
@@ -94,13 +95,13 @@ class DEQTransformerLM(nn.Module):
         Args:
             tokens: word ids (L, B), int64.
             targets: the ids that follow them (L, B).
-            memory: of the segment before, None for the first one.
+            memory: (z, u) of the segment before, None for the first one.
             n_layer: None solves for the equilibrium; a number applies the cell that many times from 0 (the
                 shallow stage), with ordinary backpropagation.
             jacobian_samples: vectors for the penalty `solve.jacobian_loss` on the equilibrium's Jacobian.
         """
         n_target, n_batch = tokens.shape
-        memory = memory or self._empty_memory(n_batch)
+        memory = Memory(*memory) if memory is not None else self._empty_memory(n_batch)
         f, z, injection = self._map(tokens, memory)
         solve = None
         if n_layer is None:
@@ -124,10 +125,12 @@ class DEQTransformerLM(nn.Module):
         z, _ = self.deq(f, z)
         return spectral_radius(f, z)
 
-    def with_settings(self, **changes: Any) -> DEQTransformerLM:
+    def with_settings(self, *, batch_sum: BatchSum | None = None, **changes: Any) -> DEQTransformerLM:
         """A model that shares this one's parameters, and solves or remembers otherwise.
 
         Args:
+            batch_sum: of the new model's `DEQModule`: its batches are parts of divided ones. None: they are whole,
+                whatever this model's are.
             changes: fields of `DEQTransformerConfig` that are named in `FREE_SETTINGS`, such as `f_thres`.
 
         Raises:
@@ -137,11 +140,12 @@ class DEQTransformerLM(nn.Module):
         for name in changes:
             if name not in FREE_SETTINGS:
                 raise ValueError(f"{name} belongs to the model's build: choose from {', '.join(FREE_SETTINGS)}")
+        config = dataclasses.replace(self.config, **changes)
+        deq = DEQModule(**config.equilibrium_settings(), batch_sum=batch_sum).train(self.training)
         shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
-        other = copy.deepcopy(self, shared)
-        other.config = dataclasses.replace(self.config, **changes)
-        other.deq = DEQModule(**other.config.equilibrium_settings()).train(self.training)
-        other.func.dec_attn.local_size = other.config.horizon
+        other = copy.deepcopy(self, shared | {id(self.deq): deq})  # not of its batch_sum, which may hold processes
+        other.config = config
+        other.func.dec_attn.local_size = config.horizon
         return other
 
     def _map(self, tokens: Tensor, memory: Memory) -> tuple[CellMap, Tensor, Tensor]:

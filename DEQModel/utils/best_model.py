@@ -1,0 +1,73 @@
+"""The best model of a run: its validation's report, and its weights in the run's folder."""
+
+import copy
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from utils.checkpoints import archive_signature, load_into, load_state_dict, save_state_dict
+from utils.evaluation import EvaluationReport
+from utils.experiment import WEIGHTS_FILE, Experiment
+
+
+class BestModel:
+    """Keeps the weights with the lowest loss on valid, of the stage that the run is in.
+
+    They go to a file in the experiment's folder; where there is none, or it cannot be written, they wait here.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.report: EvaluationReport | None = None
+        self.waiting: Mapping[str, Tensor] | None = None
+
+    def consider(self, report: EvaluationReport, model: nn.Module) -> None:
+        """Keep `model` if it is the best of its stage.
+
+        A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
+        equilibrium stage the search starts again.
+        """
+        best = self.report
+        if best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss:
+            self.report, self.waiting = report, None
+            if not self.experiment.silent:
+                self._write(model.state_dict())
+
+    def _write(self, state: Mapping[str, Tensor]) -> None:
+        folder = self.experiment.folder
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_state_dict(state, folder / WEIGHTS_FILE)
+                return
+            except OSError as error:
+                self.experiment.log(
+                    f"warning: {folder / WEIGHTS_FILE} could not be written ({error.strerror or error}): the best "
+                    "model waits in memory until the next save; make room or mend the folder"
+                )
+        self.waiting = copy.deepcopy(state)
+
+    def write_what_waits(self) -> None:
+        """Try again to write weights that could not be written when they were found."""
+        if self.waiting is not None and self.experiment.folder is not None:
+            state, self.waiting = self.waiting, None
+            self._write(state)
+
+    @property
+    def signature(self) -> str | None:
+        """Identity of the file with the best model; None where there is none."""
+        folder = self.experiment.folder
+        kept = folder is not None and self.report is not None and self.waiting is None
+        return archive_signature(folder / WEIGHTS_FILE) if kept else None
+
+    def put_back(self, model: nn.Module) -> EvaluationReport:
+        """Put the best weights into the model; the report of their validation.
+
+        Raises:
+            UserError: their file has been damaged or removed.
+        """
+        folder = self.experiment.folder
+        path = WEIGHTS_FILE if folder is None else folder / WEIGHTS_FILE
+        load_into(model, self.waiting or load_state_dict(path), path)
+        return self.report

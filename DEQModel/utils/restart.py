@@ -1,0 +1,73 @@
+"""Which settings a run that goes on takes from before, which may change, and which may not."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import UserError
+from utils.settings import Settings, flags_of
+
+# Of a call, not of the run: never taken from before, and free to change.
+OF_THE_CALL = ("cuda", "multi_gpu", "gpu0_bsz", "eval", "load", "restart", "restart_dir", "sweep", "debug")
+FIXED = {
+    "the weights have its shape": (
+        *("n_head", "d_head", "d_embed", "d_model", "d_inner"),
+        *("not_tied", "adaptive", "cutoffs", "div_val", "wnorm", "pre_lnorm", "attn_type"),
+    ),
+    "the corpus has its numbering": ("dataset",),
+    "the optimizer's state is its own": ("optim",),
+    "the position in the text and the memory count its rows": ("batch_size",),
+    "it had its effect when the run began": (
+        *("init", "emb_init", "init_range", "emb_init_range", "init_std", "proj_init_std", "start_train_steps"),
+    ),
+    "the run goes on in its own folder": ("name", "work_dir"),
+}
+
+
+def inherited(before: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings of an earlier run that hold where the command line does not name them.
+
+    Raises:
+        UserError: they are not those of this version.
+    """
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if before.keys() != known:
+        names = ", ".join(sorted(before.keys() ^ known))
+        raise UserError(
+            f"--restart_dir {folder}: the run has other settings than this version knows ({names}): go on with the "
+            "version that started it, or start a new run from its weights with --load"
+        )
+    kept = {name: value for name, value in before.items() if name not in OF_THE_CALL}
+    return {**kept, "cutoffs": kept["cutoffs"] or None}
+
+
+def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
+    """A line on each setting that has changed.
+
+    Args:
+        before: settings of the run that goes on.
+        now: those it goes on with.
+        step: that it goes on from.
+
+    Raises:
+        UserError: settings that a run cannot change, all of them in one line.
+    """
+    flags = flags_of(now)
+    changed = {
+        flags[name].option(name): (before[name], value, _why_fixed(name))
+        for name, value in vars(now).items()
+        if name not in OF_THE_CALL and value != before[name]
+    }
+    refused = [f"{flag} {was} to {new} ({why})" for flag, (was, new, why) in changed.items() if why]
+    if refused:
+        raise UserError(
+            f"--restart cannot change {'; '.join(refused)}: leave these flags out, or start a new run, from weights "
+            "with --load"
+        )
+    if now.max_step < step:
+        raise UserError(f"--max_step {now.max_step} lies before step {step}, which the run has reached: raise it")
+    return [f"changed: {flag} is {new}, was {was}" for flag, (was, new, _) in changed.items()]
+
+
+def _why_fixed(name: str) -> str | None:
+    return next((why for why, names in FIXED.items() if name in names), None)

@@ -1,0 +1,83 @@
+"""Signals that ask a training run to save, or to save and stop; it answers between two updates."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from utils.distributed import World
+
+STOPS = (signal.SIGTERM, signal.SIGINT)  # the first one counts where both have come
+SAVES = (signal.SIGUSR1,)  # sent by clusters some time before they take a job's machine away
+
+
+class Stopped(Exception):
+    """A signal has ended the run."""
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__("interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}")
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells give a program which a signal has ended."""
+        return 128 + self.number
+
+
+class Signals:
+    """While entered, notes the signals that come; those that were ignored before stay ignored.
+
+    A second SIGINT does not wait for the update's end.
+    """
+
+    def __init__(self) -> None:
+        self._asked = np.zeros(len(STOPS) + len(SAVES))
+        self._answers_at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # the only one that may
+            for number in (*STOPS, *SAVES):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        place = (*STOPS, *SAVES).index(number)
+        again = number == signal.SIGINT and self._asked[place] > 0
+        self._asked[place] = 1
+        if number in STOPS and (self._answers_at_once or again):
+            raise Stopped(number)
+
+    def asked(self, world: World) -> tuple[bool, int | None]:
+        """What any process was asked for since the last call: whether to save, and the signal that ends the run."""
+        mine, self._asked = self._asked, np.zeros_like(self._asked)
+        counts = world.sum(mine)
+        stops = [number for number, count in zip(STOPS, counts, strict=False) if count]
+        return bool(counts.any()), stops[0] if stops else None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, nothing would be lost: a signal that ends the run does so immediately.
+
+        Raises:
+            Stopped: a signal ends the run, or did so since the last answer.
+        """
+        self._answers_at_once = True
+        try:
+            for number, noted in zip(STOPS, self._asked, strict=False):
+                if noted:
+                    raise Stopped(number)
+            yield
+        finally:
+            self._answers_at_once = False

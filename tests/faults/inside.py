@@ -1,0 +1,148 @@
+"""Things that go wrong inside a process: calls prepare them there, before the script starts."""
+
+import functools
+import io
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import data_utils
+import train_transformer
+from utils import atomic_file
+from utils.best_model import BestModel
+from utils.experiment import Experiment
+from utils.signals import Signals
+from utils.training import Trainer
+
+# Where a process may be killed, in any call that Python makes.
+PLACES: Mapping[str, tuple[Any, str]] = {
+    "a save": (Trainer, "save"),
+    "keeping the best model": (BestModel, "consider"),
+    "a validation": (Trainer, "validate"),
+    "the final test": (train_transformer, "evaluate"),
+    "encoding the corpus": (data_utils, "cached_corpus"),
+    "opening the run's folder": (train_transformer, "open_experiment"),
+    "resuming": (train_transformer, "resume"),
+    "writing the results": (Experiment, "results"),
+}
+
+
+def die() -> None:
+    """As SIGKILL does it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class InCalls:
+    """Kills the process at one of the calls and returns of all functions, C's included, inside one of `PLACES`.
+
+    Args:
+        place: a key of `PLACES`.
+        at: number of the event; None counts them.
+    """
+
+    def __init__(self, place: str, at: int | None = None):
+        self.place, self.at, self.count = place, at, 0
+
+    def __call__(self) -> None:
+        owner, name = PLACES[self.place]
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            before = sys.getprofile()
+            sys.setprofile(self._event)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                sys.setprofile(before)
+
+        setattr(owner, name, watched)
+
+    def _event(self, *_: object) -> None:
+        if self.count == self.at:
+            die()
+        self.count += 1
+
+
+class InWrites:
+    """Kills the process at one of the bytes that it writes to files which are replaced as a whole.
+
+    Args:
+        at: number of the byte; None counts them.
+    """
+
+    def __init__(self, at: int | None = None):
+        self.at, self.count = at, 0
+
+    def __call__(self) -> None:
+        atomic_file.open = self._open
+
+    def _open(self, path: os.PathLike, mode: str) -> io.FileIO:
+        writes = self
+
+        class File(io.FileIO):
+            def write(self, piece: Any) -> int:
+                piece = memoryview(piece).cast("B")
+                if writes.at is not None and writes.count + len(piece) > writes.at:
+                    super().write(piece[: writes.at - writes.count])
+                    die()
+                writes.count += len(piece)
+                return super().write(piece)
+
+        return File(path, mode)
+
+
+class AtSteps:
+    """Does things in the updates that end with some steps.
+
+    Args:
+        actions: step to what is done.
+    """
+
+    def __init__(self, actions: Mapping[int, Callable[[], object]]):
+        self.actions = actions
+
+    def __call__(self) -> None:
+        update = Trainer.update
+
+        def disturbed(trainer: Trainer, batch: Any) -> tuple[float, float]:
+            self.actions.get(trainer.step + 1, lambda: None)()
+            return update(trainer, batch)
+
+        Trainer.update = disturbed
+
+
+def stopping(step: int) -> AtSteps:
+    """SIGTERM comes in the update that ends with this step."""
+    return AtSteps({step: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+
+
+def limit_files(size: int) -> None:
+    """No file may become longer than `size` bytes; −1 lifts the limit."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1))
+
+
+ON, OFF, NOTED, UPDATE = "<answers signals>", "<answers no more>", "<noted>", "<update>"
+
+
+def marks() -> None:
+    """Has stdout tell between which updates signals came, and whether they were to be answered."""
+
+    def marked(owner: type, name: str, *, before: str = "", after: str = "") -> None:
+        original = getattr(owner, name)
+
+        def telling(*args: Any) -> Any:
+            os.write(1, before.encode())
+            result = original(*args)
+            os.write(1, after.encode())
+            return result
+
+        setattr(owner, name, telling)
+
+    marked(Signals, "__enter__", after=ON)
+    marked(Signals, "__exit__", before=OFF)
+    marked(Signals, "_note", before=NOTED)
+    marked(Trainer, "update", before=UPDATE)
