@@ -235,22 +235,25 @@ def test_parser_takes_no_abbreviation_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("settings", "n_gpus", "wanted"),
+    ("settings", "n_gpus", "n_processes", "wanted"),
     [
-        (Settings(), 0, []),
-        (Settings(cuda=True), 2, []),
-        (Settings(), 1, ["--cuda would use it"]),
-        (Settings(multi_gpu=True), 0, ["PyTorch sees no GPU, so this run uses the CPU"]),
-        (Settings(multi_gpu=True), 1, ["--cuda is not given, so this run uses the CPU", "--cuda would"]),
-        (Settings(multi_gpu=True, cuda=True), 1, ["there is a single GPU, so this run uses one GPU"]),
-        (Settings(multi_gpu=True, cuda=True, gpu0_bsz=3), 4, ["all 4 GPUs does not exist", "--gpu0_bsz 3 is ignored"]),
-        (Settings(restart=True, restart_dir="runs/x"), 0, ["weights of runs/x; optimizer"]),
-        (Settings(eval=True, load="x", pretrain_steps=9), 0, ["--pretrain_steps 9 makes this a shallow evaluation"]),
-        (Settings(eval=True, load="x", restart=True, pretrain_steps=9, start_train_steps=9), 0, []),
+        (Settings(), 0, 1, []),
+        (Settings(cuda=True), 2, 1, []),
+        (Settings(), 1, 1, ["--cuda would use it"]),
+        (Settings(multi_gpu=True), 0, 1, ["PyTorch sees no GPU, so this run uses the CPU"]),
+        (Settings(multi_gpu=True), 1, 1, ["--cuda is not given, so this run uses the CPU", "--cuda would"]),
+        (Settings(multi_gpu=True, cuda=True), 1, 1, ["there is a single GPU, so this run uses one GPU"]),
+        (Settings(multi_gpu=True, cuda=True, gpu0_bsz=3), 1, 1, ["a single GPU", "--gpu0_bsz 3 is ignored"]),
+        (Settings(multi_gpu=True, cuda=True), 4, 1, ["it is started as the only process"]),
+        (Settings(multi_gpu=True, cuda=True), 4, 4, []),
+        (Settings(multi_gpu=True, cuda=True, batch_size=56, gpu0_bsz=14), 4, 4, []),
+        (Settings(multi_gpu=True, cuda=True, batch_size=56, gpu0_bsz=14), 2, 2, ["leaves 42 sequences to 1 other"]),
+        (Settings(eval=True, load="x", pretrain_steps=9), 0, 1, ["--pretrain_steps 9 makes this a shallow evaluation"]),
+        (Settings(eval=True, load="x", restart=True, pretrain_steps=9, start_train_steps=9), 0, 1, []),
     ],
 )
-def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gpus, wanted):
-    remarks = notes(settings, n_gpus)
+def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gpus, n_processes, wanted):
+    remarks = notes(settings, n_gpus, n_processes)
     assert len(remarks) == len(wanted)
     for remark, part in zip(remarks, wanted, strict=True):
         assert remark.startswith("note: ")
@@ -274,7 +277,7 @@ def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gp
     ],
 )
 def test_notes_on_settings_at_odds(flags, parts):
-    remarks = notes(parse(flags.split()), 0)
+    remarks = notes(parse(flags.split()), 0, 1)
     assert len(remarks) == bool(parts)
     for part in parts:
         assert part in remarks[0]

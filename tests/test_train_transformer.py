@@ -31,6 +31,8 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
     assert outcome.status == 0, outcome.err
     results = outcome.results
     assert sorted(path.name for path in outcome.folder.iterdir() if "tfevents" not in path.name) == [
+        "checkpoint.previous.pt",
+        "checkpoint.pt",
         "log.txt",
         "model_state_dict.pkl",
         "probe",
@@ -123,9 +125,10 @@ def test_interrupted_run_says_where_it_is(place):
     assert script.returncode == 130, err
     assert b"Traceback" not in err
     assert "interrupted at step" in out.decode()
-    assert out.decode().count(f"run folder: {folder}") == 2
+    assert f"to go on: train_transformer.py --restart --restart_dir {folder}" in out.decode()
     torch.load(folder / "model_state_dict.pkl", weights_only=True)
-    assert {path.suffix for path in folder.iterdir() if path.name != "probe"} <= {".txt", ".json", ".pkl", ".0"}
+    kinds = {path.suffix for path in folder.iterdir() if path.name != "probe" and "tfevents" not in path.name}
+    assert kinds <= {".txt", ".json", ".pkl", ".pt"}
 
 
 def test_interruption_while_modules_are_imported(tmp_path):
@@ -139,21 +142,27 @@ def test_interruption_while_modules_are_imported(tmp_path):
     assert (script.returncode, err) == (-signal.SIGINT, "")
 
 
-@pytest.mark.parametrize(("mode", "told"), [("", True), ("--debug", False)])
-def test_run_that_ends_before_its_first_validation_says_that_nothing_is_saved(mode, told, run, monkeypatch):
-    def interrupt(trainer, batch):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("mode", ["", "--debug"])
+def test_second_interrupt_does_not_wait_for_the_end_of_the_update(mode, run, monkeypatch):
+    def interrupt_twice(trainer, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the update went on")
 
-    monkeypatch.setattr(Trainer, "update", interrupt)
+    monkeypatch.setattr(Trainer, "update", interrupt_twice)
     outcome = run(f"--name early {mode}")
     assert outcome.status == 130
-    assert ("interrupted at step 0, no model has been saved yet" in outcome.out) == told
+    assert "interrupted at step 0\nno checkpoint has been written" in outcome.out
+    assert outcome.err == "train_transformer.py: interrupted\n"
 
 
 def test_run_that_is_stopped_by_its_loss_says_what_is_saved(run):
-    outcome = run("--lr 1e30 --eval-interval 1 --scheduler constant --name stopped")
+    outcome = run("--lr 1e30 --scheduler constant --max_step 50 --max_bad_steps 3 --name stopped")
     assert outcome.status == 2
-    assert "stopped at step 1, the best model so far is saved" in outcome.log
+    assert "step 4 | update skipped: loss nan, gradient nan (3 in a row, --max_bad_steps 3)" in outcome.log
+    assert "step 4: 3 updates in a row had a loss or a gradient that is not finite" in outcome.err
+    assert f"to go on: train_transformer.py --restart --restart_dir {outcome.folder}" in outcome.log
+    assert torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["step"] == 4
 
 
 def test_notes_on_settings_are_in_the_log(run):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_an_update_that_is_not_finite_is_skipped_counted_and_shown(value, capsys
     run.settings = replace(run.settings, max_bad_steps=3)
     run.train()
     assert run.step == 9
-    same = [torch.equal(a, b) for a, b in zip(before, before[1:], strict=False)]
+    same = [torch.equal(a, b) for a, b in pairwise(before)]
     assert [i + 1 for i, unmoved in enumerate(same) if unmoved] == [2, 3, 5]
     assert run.totals.skipped_updates == 3
     out = capsys.readouterr().out

@@ -2,9 +2,7 @@
 
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -24,14 +22,13 @@ REACH = timedelta(minutes=5)  # to wait for the others to come
 # close; by NCCL on other machines, where its sockets report an error, while on the same one it may wait in shared
 # memory until the launcher, torchrun or `utils.launch`, ends it.
 PATIENCE = timedelta(hours=2)
-LOST = re.compile(
-    "connection (closed|reset|refused)|broken pipe|timed out|wait timeout|timeout caused pair closure|"
-    "remote (process|error)|communicator was aborted",
+LOST = re.compile(  # in the messages of gloo, of NCCL, of the store, and of gloo at the second attempt
+    "connection (closed|reset|refused)|broken pipe|timed out|remote (process|error)|communicator was aborted|"
+    "wait timeout|timeout caused pair closure",
     re.IGNORECASE,
 )
-# Seconds before a process tells of its error, where another one is likely to have the cause of it, or the same.
-AFTER_THE_FIRST, AFTER_THE_CAUSE = 3, 5
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+VARIABLES = (*NUMBERS, "MASTER_ADDR")
 
 
 class World:
@@ -52,25 +49,22 @@ class World:
         self._parts: dict[int, World | None] = {size: self}
 
     @classmethod
-    def join(cls, *, cuda: bool, environment: Mapping[str, str] = os.environ) -> "World":
+    def join(cls, *, cuda: bool) -> "World":
         """The world that torchrun's environment variables tell of; one process where there are none.
 
         Args:
             cuda: whether each process computes on a GPU of its own.
-            environment: read for RANK, LOCAL_RANK and WORLD_SIZE.
 
         Raises:
-            UserError: they make no sense, there are too few GPUs, or the others cannot be reached.
+            UserError: they make no sense, there are too few GPUs, or the others do not come.
         """
-        if environment.get("WORLD_SIZE", "1") == "1":
+        if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
-        rank, size, local_rank = _place(environment)
+        rank, size, local_rank = _place(os.environ)
         if cuda:
-            _claim_gpu(local_rank, int(environment.get("LOCAL_WORLD_SIZE", local_rank + 1)))
-        store = _meet(rank, size, f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}")
-        dist.init_process_group(
-            "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE
-        )
+            _claim_gpu(local_rank)
+        store = _meet(rank, size)
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         return cls(rank, size, local_rank, dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def leave(self) -> None:
@@ -90,12 +84,11 @@ class World:
         return torch.device("cuda", self.local_rank) if self.size > 1 else torch.device("cuda")
 
     def rows(self, batch_size: int, first: int = -1, rank: int | None = None) -> range:
-        """A process's rows of a batch, this one's if none is named; `first` as for `shares`, where there are several.
+        """A process's rows of a batch, this one's if none is named; `first` as for `shares`.
 
         Raises:
             UserError: see `shares`.
         """
-        first = first if self.size > 1 else -1
         return shares(batch_size, self.size, first)[self.rank if rank is None else rank]
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -122,62 +115,65 @@ class World:
         dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
+    @torch.no_grad()
     def copy_from_first(self, module: nn.Module) -> None:
         """Give all processes' modules the parameters and buffers of the first one's."""
-        if self.size > 1:
-            for tensor in module.state_dict(keep_vars=True).values():
-                dist.broadcast(tensor.detach(), src=0)
+        if self.size == 1:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            values = tensor.cpu().contiguous()
+            dist.broadcast(values, src=0, group=self.group)
+            tensor.copy_(values)
 
     def part(self, n: int) -> "World | None":
         """The first n processes as a world of their own, None in the others. All must call this alike."""
         if n not in self._parts:
-            group = dist.new_group(list(range(n)), backend="gloo", timeout=PATIENCE)
-            inside = self.rank < n
-            self._parts[n] = World(self.rank, n, self.local_rank, group if n > 1 else None) if inside else None
+            self.sum(np.zeros(1))  # notices that a process has died; a new group would wait for it
+            group = dist.new_group(list(range(n)), backend="gloo", timeout=PATIENCE) if n > 1 else None
+            self._parts[n] = World(self.rank, n, self.local_rank, group) if self.rank < n else None
         return self._parts[n]
 
 
 def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """(RANK, WORLD_SIZE, LOCAL_RANK)."""
-    missing = [name for name in VARIABLES if name not in environment]
+    missing = [name for name in VARIABLES if not environment.get(name)]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is {environment['WORLD_SIZE']}, but {', '.join(missing)} is not set: start the processes with "
-            "torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE is {environment['WORLD_SIZE']!r}, but {', '.join(missing)} is not set: start the processes "
+            "with torchrun, or unset WORLD_SIZE for a single one"
         )
-    numbers = [environment[name] for name in VARIABLES[:3]]
-    if not all(number.isdigit() for number in numbers) or not int(numbers[0]) < int(numbers[1]):
-        told = ", ".join(f"{name} {environment[name]!r}" for name in VARIABLES[:3])
+    numbers = {name: environment[name] for name in NUMBERS}
+    sound = all(number.isdecimal() for number in numbers.values())
+    if not sound or not int(numbers["LOCAL_RANK"]) <= int(numbers["RANK"]) < int(numbers["WORLD_SIZE"]):
+        told = ", ".join(f"{name} {number!r}" for name, number in numbers.items())
         raise UserError(f"{told} are no process's place among others: start the processes with torchrun")
-    rank, size, local_rank = map(int, numbers)
-    return rank, size, local_rank
+    return int(numbers["RANK"]), int(numbers["WORLD_SIZE"]), int(numbers["LOCAL_RANK"])
 
 
-def _claim_gpu(local_rank: int, n_local: int) -> None:
-    """Make the GPU of that number the current one."""
+def _claim_gpu(local_rank: int) -> None:
+    """Compute on the GPU of this number."""
     n_gpus = torch.cuda.device_count()
-    if max(n_local, local_rank + 1) > n_gpus:
+    n_processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), local_rank + 1)
+    if n_processes > n_gpus:
         raise UserError(
-            f"there are {n_local} processes on this machine, and {n_gpus} GPUs: start one process for each GPU "
-            f"(torchrun --nproc-per-node {max(n_gpus, 1)}), or leave --cuda out"
+            f"{n_processes} processes on this machine are more than its {n_gpus} GPUs: start one for each (torchrun "
+            f"--nproc-per-node {n_gpus}), or leave --cuda out"
         )
     torch.cuda.set_device(local_rank)
 
 
-def _meet(rank: int, size: int, address: str) -> dist.Store:
-    """The store through which the processes find each other, once all of them are there.
-
-    Raises:
-        UserError: it cannot be reached, or not all have come in time.
-    """
+def _meet(rank: int, size: int) -> dist.Store:
+    """The store through which the processes find each other, once all of them have come."""
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=REACH))
         store.set(f"arrived/{rank}", "")
-        store.wait([f"arrived/{other}" for other in range(size)], REACH)  # groups would wait for as long as collectives
+        store.wait([f"arrived/{other}" for other in range(size)], REACH)  # groups would wait as long as collectives do
     except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0].removesuffix(".")
         raise UserError(
-            f"process {rank} of {size} did not meet the others at {address} ({str(error).splitlines()[0]}): check "
-            "MASTER_ADDR and MASTER_PORT, the network, and that every machine was started"
+            f"process {rank} of {size} did not meet the others at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} ({reason}): check MASTER_ADDR and MASTER_PORT, the network, and that all "
+            "processes were started"
         ) from error
     return store
 
@@ -188,25 +184,24 @@ def shares(n_rows: int, n_parts: int, first: int = -1) -> list[range]:
     Args:
         n_rows: sequences of a batch.
         n_parts: processes.
-        first: rows of the first process; −1 for an even share.
+        first: rows of the first of several processes; −1 for an even share.
 
     Raises:
         UserError: a process would be left without a row.
     """
-    if first != -1 and n_parts > 1 and n_rows - first < n_parts - 1:
+    apart = [first] if first != -1 and n_parts > 1 else []
+    rest, n_even = n_rows - sum(apart), n_parts - len(apart)
+    if apart and (rest < n_even or first < 1):
         raise UserError(
-            f"--gpu0_bsz {first} leaves {max(n_rows - first, 0)} of --batch_size {n_rows} sequences for {n_parts - 1} "
-            "other processes: lower it, or raise --batch_size"
+            f"--gpu0_bsz {first} of --batch_size {n_rows} sequences for the first of {n_parts} processes leaves some "
+            "of them without a sequence: choose between 1 and the batch size less one for each other process"
         )
-    if n_rows < n_parts:
+    if rest < n_even:
         raise UserError(
             f"--batch_size {n_rows} leaves some of {n_parts} processes without a sequence: raise it, or start fewer "
             "processes"
         )
-    rest = n_rows if first == -1 else n_rows - first
-    n_even = n_parts if first == -1 else n_parts - 1
-    sizes = [] if first == -1 else [first]
-    sizes += [rest // n_even + (i < rest % n_even) for i in range(n_even)]
+    sizes = [*apart, *(rest // n_even + (i < rest % n_even) for i in range(n_even))]
     edges = np.cumsum([0, *sizes]).tolist()
     return [range(low, high) for low, high in pairwise(edges)]
 
@@ -219,6 +214,4 @@ def sum_gradients(group: dist.ProcessGroup | None, bucket: dist.GradBucket) -> F
 
 def lost_contact(error: BaseException) -> bool:
     """Whether an error says that another process has gone, or answers no more."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
-    )
+    return isinstance(error, RuntimeError) and LOST.search(str(error)) is not None

@@ -188,6 +188,12 @@ def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
         remarks.append(f"note: --multi_gpu: {_why_one_device(settings, n_gpus)}, so this run uses {device}")
     if settings.gpu0_bsz != -1 and n_processes == 1:
         remarks.append(f"note: --gpu0_bsz {settings.gpu0_bsz} is ignored: it means something only in several processes")
+    others = settings.batch_size - settings.gpu0_bsz
+    if settings.gpu0_bsz != -1 and n_processes > 1 and others > 2 * settings.gpu0_bsz * (n_processes - 1):
+        remarks.append(
+            f"note: --gpu0_bsz {settings.gpu0_bsz} leaves {others} sequences to {n_processes - 1} other process(es), for "
+            "which the first will wait; leave it out for even shares"
+        )
     if not settings.eval:
         for names, at_odds, consequence in NOTES:
             if at_odds(settings):

@@ -47,10 +47,12 @@ class LogFile:
             OSError: it cannot be written now, and waits for the next call; of very many texts the newest wait.
         """
         self._waiting.append(f"{text}\n".encode(errors="backslashreplace"))  # names of files may be no UTF-8
-        if len(self._waiting) > LONGEST_WAIT:
-            self._waiting.popleft()
-            self._n_lost += 1
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            if len(self._waiting) > LONGEST_WAIT:
+                self._waiting.popleft()
+                self._n_lost += 1
 
     def flush(self) -> None:
         """Write what waits.

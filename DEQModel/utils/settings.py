@@ -186,7 +186,7 @@ class Settings:
     restart: bool = _flag(False, "go on with the run in --restart_dir; flags that are left out keep its values")
     restart_dir: str = _flag("", "folder of an earlier run")
     save_interval: int | None = _flag(
-        None, "steps between checkpoints (default: that of --eval-interval)", kind=int, least=1, listed=False
+        None, "steps between checkpoints (default: those between validations)", kind=int, least=1, listed=False
     )
     max_bad_steps: int = _flag(
         10,
