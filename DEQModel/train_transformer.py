@@ -44,7 +44,7 @@ from utils.training_state import CHECKPOINT_FILE, TrainingState
 from utils.unigram import unigram_perplexity
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
-OF_ALL = 3  # seconds: of several processes with the same mistake the first one tells
+OF_ALL = 10  # seconds: of several processes with the same mistake the first one tells
 OF_ANOTHER = 15  # seconds: the process that failed tells first
 NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
 
@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(argv)
     except UserError as error:
-        return explained(f"error: {error}", 2, wait=OF_ALL if os.environ.get("RANK", "0") != "0" else 0)
+        return explained(f"error: {error}", 2, wait=OF_ALL if is_another() else 0)
     except LostScreenError as error:
         return explained(str(error), 1)
     except Stopped as stopped:
-        return explained(str(stopped), stopped.status)
+        return stopped.status if is_another() else explained(str(stopped), stopped.status)
     except KeyboardInterrupt:
         return explained("interrupted", INTERRUPTED)
     except Exception as error:
@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         told = f"process {os.environ.get('RANK')} has lost contact with another process, whose own message says why"
         return explained(told, 1, wait=OF_ANOTHER)
+
+
+def is_another() -> bool:
+    """Whether this is one of several processes, but not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def explained(message: str, status: int, *, wait: float = 0) -> int:

@@ -24,7 +24,8 @@ def median_seconds(step: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _kilobytes(field: str) -> int:
+def kilobytes(field: str) -> int:
+    """A figure of this process's memory, such as VmRSS; Linux alone."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
@@ -33,9 +34,9 @@ def _measure(connection: Connection, build: Callable[..., Callable[[], object]],
     step = build(*arguments)
     step()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _kilobytes("VmRSS")
+    before = kilobytes("VmRSS")
     step()
-    connection.send((_kilobytes("VmHWM") - before) * 1024)
+    connection.send((kilobytes("VmHWM") - before) * 1024)
 
 
 def peak_bytes(build: Callable[..., Callable[[], object]], *arguments: object) -> int | None:

@@ -67,11 +67,11 @@ def path(tmp_path):
 def test_random_damage(path, zip_format):
     torch.save(state(), path, _use_new_zipfile_serialization=zip_format)
     whole, rng, outcomes = path.read_bytes(), random.Random(0), Counter()
-    for _ in range(2000):
+    for _ in range(1500):
         path.write_bytes(damaged(whole, rng))
         archive_signature(path)
         outcomes[outcome(path)] += 1
-    assert outcomes["refused"] > 1000
+    assert outcomes["refused"] > 800
     assert outcomes["right"] > 100, "not every byte matters"
     assert not (zip_format and outcomes["wrong"]), "the legacy format has no checksums"
 

@@ -191,8 +191,8 @@ def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
     others = settings.batch_size - settings.gpu0_bsz
     if settings.gpu0_bsz != -1 and n_processes > 1 and others > 2 * settings.gpu0_bsz * (n_processes - 1):
         remarks.append(
-            f"note: --gpu0_bsz {settings.gpu0_bsz} leaves {others} sequences to {n_processes - 1} other process(es), for "
-            "which the first will wait; leave it out for even shares"
+            f"note: --gpu0_bsz {settings.gpu0_bsz} leaves {others} sequences to {n_processes - 1} other process(es), "
+            "for which the first will wait; leave it out for even shares"
         )
     if not settings.eval:
         for names, at_odds, consequence in NOTES:

@@ -1,8 +1,10 @@
 """Several processes of a script on this machine, without `torchrun`."""
 
+import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,10 +13,12 @@ from multiprocessing import connection
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
+from tqdm import tqdm
 
 HOST = "127.0.0.1"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-GRACE = 10  # seconds to end in after another process has failed
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of all processes that were told to stop
+PATIENCE, HASTE = 30, 2  # seconds for the others to end: after a stop, and after one has failed
 
 Main = Callable[[Sequence[str]], int]
 
@@ -49,13 +53,22 @@ def launch(main: Main, argv: Sequence[str], n: int) -> int:
 
 def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]) -> None:
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
     os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the launcher alone: twice would mean at once
+    threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     try:
         status = main(argv)
     except Exception:
         traceback.print_exc()  # here and now, before the others notice
         status = 1
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # gloo's threads may abort an interpreter that winds down
+
+
+def _end_with_the_launcher() -> None:
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait(context: ProcessContext) -> int:
@@ -69,8 +82,9 @@ def _wait(context: ProcessContext) -> int:
     failed, status = next((i, p.exitcode) for i, p in enumerate(context.processes) if p.exitcode not in (None, 0))
     if status < 0:
         print(f"process {failed} was killed by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
+    logging.getLogger(ProcessContext.__module__).setLevel(logging.ERROR)  # that it ends the others is no news
     with suppress(ProcessExitedException):
-        context.join(grace_period=GRACE)
+        context.join(grace_period=PATIENCE if status in STOPPED else HASTE)
     return status if status > 0 else 128 - status
 
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from utils.text_numbering import ID_TYPE
 from utils.vocabulary import Vocab, VocabularyRule
 
 FORMAT = 2  # of the entries; raise it when they, or the numbering, change
+TIME_TO_OPEN = 2.0  # seconds; more than an entry of 100 M tokens takes
 SETTLING_TIME = 2.0  # seconds; coarser than the time stamps of any usual file system
 
 
@@ -125,14 +127,25 @@ def _locked(place: Path) -> Iterator[None]:
     """Hold the lock of a cache folder, and clear away what a process that was cut off has left in it."""
     place.mkdir(parents=True, exist_ok=True)
     with open(place / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_soon(lock):
             print(f"waiting for another process that encodes {place.parent}", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in place.glob("making-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def _lock_soon(lock: TextIO) -> bool:
+    """Lock a file within the time that another process takes which encodes nothing."""
+    deadline = time.monotonic() + TIME_TO_OPEN
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(TIME_TO_OPEN / 100)
 
 
 def _make_entry(entry: Path, rule: VocabularyRule, sources: Mapping[str, SourceText], progress: bool) -> None:
