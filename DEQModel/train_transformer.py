@@ -8,10 +8,9 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the imports take seconds: Ctrl-C ends them without a traceback
 
 import os
-import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +34,18 @@ from utils.progress import LostScreenError, say
 from utils.restart import changes, inherited
 from utils.results import RunResults
 from utils.resuming import resume
+from utils.run_messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
 from utils.settings import Settings
 from utils.signals import Stopped
 from utils.sweep import models_of, sweep
 from utils.sweep_grid import grid
 from utils.training import Trainer
-from utils.training_state import CHECKPOINT_FILE, TrainingState
+from utils.training_state import TrainingState
 from utils.unigram import unigram_perplexity
 
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 OF_ALL = 10  # seconds: of several processes with the same mistake the first one tells
 OF_ANOTHER = 15  # seconds: the process that failed tells first
-NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,11 +113,7 @@ def work(settings: Settings, state: TrainingState | None, remarks: Sequence[str]
     """Load the corpus, build the model, then evaluate or train it."""
     device = world.device(settings.cuda)
     corpus = Corpus.load(settings.data, settings.dataset)
-    if state and state.corpus != corpus.checksum:
-        raise UserError(
-            f"--data {settings.data} is not what the run in {settings.restart_dir} was trained on: its words or its "
-            "training text are others; pass the same texts, or start a new run"
-        )
+    check_corpus(settings, state, corpus)
     model = make_model(settings, len(corpus.vocab), device)
 
     def evaluated(settings: Settings) -> dict[str, OrderedBatches]:
@@ -144,6 +139,23 @@ def work(settings: Settings, state: TrainingState | None, remarks: Sequence[str]
             report(str(evaluate(model, segments, split, settings, n_layer=settings.eval_layers(), world=world)))
     else:
         train(model, settings, state, corpus, evaluated(settings), device, remarks, world)
+
+
+def check_corpus(settings: Settings, state: TrainingState | None, corpus: Corpus) -> None:
+    """Compare the corpus with that of the run which goes on, or whose model is evaluated.
+
+    Raises:
+        UserError: the words have other numbers, or the text to go on with is another.
+    """
+    known = state.corpus if state else TrainingState.corpus_of(settings.restart_dir)
+    if known is None or known == corpus.checksum:
+        return
+    words, _, _ = known.partition("-")
+    if state or not corpus.checksum.startswith(words):
+        raise UserError(
+            f"--data {settings.data} with --dataset {settings.dataset} is not what the run in {settings.restart_dir} "
+            "was trained on: its words or its training text are others; pass the same texts, or start a new run"
+        )
 
 
 def text_file(settings: Settings, split: str) -> str:
@@ -210,7 +222,7 @@ def train(
             resume(trainer, state)
             experiment.log(f"resumed at step {trainer.step}, epoch {trainer.epoch}{in_words(world)}")
         else:
-            introduce(experiment, trainer, corpus, unigram)
+            experiment.log(introduction(trainer, len(corpus.vocab), len(corpus.train), unigram))
         try:
             trainer.train()
         except (Stopped, UserError) as error:
@@ -233,22 +245,6 @@ def open_experiment(settings: Settings, state: TrainingState | None, world: Worl
         return Experiment(settings, silent=not world.is_first)
     folder = Path(settings.restart_dir)
     return Experiment(settings, folder=folder, log_end=state.log_end, step=state.step, silent=not world.is_first)
-
-
-def introduce(experiment: Experiment, trainer: Trainer, corpus: Corpus, unigram: Mapping[str, float]) -> None:
-    """Tell what is going to be trained, on what, and what there is to beat."""
-    size = sum(parameter.numel() for parameter in trainer.model.parameters())
-    experiment.log(
-        f"{len(corpus.vocab):,} words, {len(corpus.train):,} tokens for training, {size:,} parameters, on "
-        f"{trainer.device}{in_words(trainer.world)}"
-    )
-    scores = " and ".join(f"perplexity {score:.3f} on {split}" for split, score in unigram.items())
-    experiment.log(f"for comparison, a unigram model scores {scores}")
-
-
-def in_words(world: World) -> str:
-    """How many processes there are, where there are several."""
-    return f" in {world.size} processes" if world.size > 1 else ""
 
 
 def training_batches(
@@ -295,22 +291,6 @@ def run_sweep(
             done.append(point.as_dict())
             experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
         experiment.log(f"all figures: {experiment.folder / SWEEP_FILE}" if experiment.folder else NOTHING_WRITTEN)
-
-
-def how_to_go_on(experiment: Experiment) -> str:
-    """The flags that resume a run, once it has a checkpoint."""
-    if experiment.folder is None or not (experiment.folder / CHECKPOINT_FILE).exists():
-        return "no checkpoint has been written"
-    return f"to go on: {PROGRAM} --restart --restart_dir {shlex.quote(str(experiment.folder))}"
-
-
-def where(experiment: Experiment) -> str:
-    """Where a run's files are, and how to look at them."""
-    if experiment.folder is None:
-        return NOTHING_WRITTEN
-    beside = Path(sys.executable).with_name("tensorboard")
-    tensorboard = str(beside) if beside.exists() else "tensorboard"
-    return f"run folder: {experiment.folder}\ncurves: {shlex.join([tensorboard, '--logdir', str(experiment.folder)])}"
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from utils.launch import launch
 from utils.training import Trainer
 
 MODEL = (
-    "--dataset text --n_layer 2 --n_head 8 --d_head 32 --d_model 256 --d_inner 2048 --wnorm --batch_size 8 --tgt_len 75 "
-    "--mem_len 75 --eval_tgt_len 75 --solver broyden --f_thres 15 --b_thres 15 --max_eval_steps 2 --lr 0.001"
+    "--dataset text --n_layer 2 --n_head 8 --d_head 32 --d_model 256 --d_inner 2048 --wnorm --batch_size 8 "
+    "--tgt_len 75 --mem_len 75 --eval_tgt_len 75 --solver broyden --f_thres 15 --b_thres 15 --lr 0.001 "
+    "--eval-interval 1000 --max_eval_steps 2"
 )
 
 

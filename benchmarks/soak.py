@@ -24,9 +24,9 @@ from utils.training import Trainer
 
 FLAGS = (
     "--dataset text --n_layer 2 --n_head 2 --d_head 8 --d_model 16 --d_inner 32 --adaptive --cutoffs 20 60 --div_val 2 "
-    "--wnorm --dropout 0.1 --dropatt 0.1 --batch_size 4 --batch_chunk 2 --tgt_len 16 --mem_len 16 --eval_tgt_len 16 "
-    "--solver broyden --f_thres 8 --b_thres 8 --jac_loss_weight 0.1 --pretrain_steps 50 "
-    "--log-interval 10 --eval-interval 100 --save_interval 25 --max_eval_steps 20"
+    "--wnorm --dropout 0.1 --dropatt 0.1 --batch_size 4 --batch_chunk 2 --tgt_len 8 --mem_len 8 --eval_tgt_len 8 "
+    "--solver broyden --f_thres 4 --b_thres 4 --jac_loss_weight 0.1 --pretrain_steps 50 "
+    "--log-interval 10 --eval-interval 100 --save_interval 25 --max_eval_steps 10"
 )
 
 

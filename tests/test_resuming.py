@@ -203,6 +203,23 @@ def test_changes_that_make_no_sense_are_refused(further, parts, stopped, place):
     assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
 
 
+def test_evaluation_of_a_run_refuses_another_numbering_of_as_many_words(stopped, place, tmp_path):
+    texts = {split: (place / "corpus" / f"{split}.txt").read_text() for split in ("train", "valid", "test")}
+    swapped = {split: text.replace("word1 ", "w ").replace("WORD1 ", "word1 ") for split, text in texts.items()}
+    for name, content, status in (
+        ("same", texts, 0),
+        ("longer", {**texts, "valid": texts["test"]}, 0),
+        ("other", swapped, 2),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for split, text in content.items():
+            (folder / f"{split}.txt").write_text(text)
+        outcome = call(f"--data {folder} --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}")
+        assert outcome.status == status, outcome.err
+        assert ("is not what the run" in outcome.err) == bool(status)
+
+
 def test_damaged_checkpoint_gives_way_to_the_one_before(stopped, place):
     whole = call(flags(place, "--save_interval 4", "undamaged"))
     newest = stopped / CHECKPOINT_FILE

@@ -3,17 +3,18 @@
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from modules.tracker import SolveReport
 from utils.distributed import World
+from utils.divided_solves import united
 from utils.out_of_memory import enough_memory
 from utils.progress import progress_bar
 from utils.segments import Segment
@@ -169,14 +170,14 @@ def evaluate(
 ) -> EvaluationReport:
     """Loss of `model` on a split: Σ nll / number of targets, segment after segment with the memory carried over.
 
-    Draws no random numbers, and leaves the model in the mode it was in. Several processes share out the rows; their
-    solves stop together, so that the loss is that of one process. Of the solves' figures they add up the numbers of
-    sequences; with the stop scope "sequence" the others are those of the first process's rows.
+    Draws no random numbers, and leaves the model in the mode it was in. Several processes share out the rows, and make
+    the report that one would.
 
     Args:
         model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`; with
-            a method `spectral_radius(tokens, memory)` where the settings ask for that.
-        batches: the split's segments in order, each with `tokens` and `targets` (L, B); several processes use its
+            a method `spectral_radius(tokens, memory)` where the settings ask for that. Several processes use its
+            `with_settings`.
+        batches: the split's segments in order, each with `tokens` and `targets` (L, B). Several processes use its
             `batch_size` and `only`.
         split: its name, for the report.
         settings: `max_eval_steps` limits the segments, `spectral_radius` adds that; the rest goes into the report.
@@ -190,88 +191,90 @@ def evaluate(
         UserError: memory ran out.
     """
     world = world or World()
-    start = time.perf_counter()
-    n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
-    team, rows = world, None
+    team, report = world, None
     if world.size > 1:
         rows = batches.batch_size
         team = world.part(min(world.size, rows))
-        if team is not None:
-            batches = batches.only(team.rows(rows))
-            model = model.with_settings(batch_sum=team.sum if settings.stop_scope == "batch" else None)
-    report = None
     if team is not None:
+        if world.size > 1:
+            model = model.with_settings(batch_sum=team.sum)  # solves stop as they would in one process
+            batches = batches.only(team.rows(rows))
         with enough_memory(f"the evaluation on {split}", "lower --eval_tgt_len or --mem_len"):
-            sums = _Sums.over(model, islice(batches, n_segments), n_segments, split, settings, n_layer, team.is_first)
-        total, n_tokens, *counts = team.sum(sums.countable()).tolist()
-        parts = team.gather(sums.radii)
-        if team.is_first:
-            sums.solves.sequences, sums.solves.unconverged = map(int, counts)
-            radii = [torch.cat(segment) for segment in zip(*parts, strict=True)]
-            report = EvaluationReport(
-                split=split,
-                loss=total / n_tokens,
-                n_tokens=int(n_tokens),
-                n_segments=n_segments,
-                rows=rows or sums.rows,
-                shallow=n_layer,
-                radius=SpectralRadius.over(radii) if radii else None,
-                seconds=time.perf_counter() - start - sums.aside,
-                **_lengths_and_solves(settings, sums.solves),
-            )
+            sums = _read(model, batches, split, settings, n_layer, hidden=not team.is_first)
+        if parts := team.gather(sums):
+            report = _report(parts, split, settings, n_layer)
     return world.of_first(report)
 
 
 @dataclass
 class _Sums:
-    """What a pass over a split's segments adds up, of the rows that are read."""
+    """What a pass over a split's segments finds out of the b rows that it reads."""
 
-    nll: Tensor | float = 0.0
+    n_segments: int
+    nll: Tensor | float = 0.0  # (b,) Σ over the tokens of each row
     n_tokens: int = 0
-    rows: int = 0
-    solves: SolveStatistics = field(default_factory=SolveStatistics)
-    radii: list[Tensor] = field(default_factory=list)  # (B,) each
-    aside: float = 0.0  # seconds that these took
+    solves: list[SolveReport] = field(default_factory=list)  # without their traces
+    radii: list[Tensor] = field(default_factory=list)  # (b,) each
+    seconds: float = 0.0  # the spectral radius apart
 
-    def countable(self) -> np.ndarray:
-        """What adds up over processes: nll, tokens, sequences, sequences not converged."""
-        return np.array([float(self.nll), self.n_tokens, self.solves.sequences, self.solves.unconverged])
 
-    @classmethod
-    @torch.no_grad()
-    def over(
-        cls,
-        model: nn.Module,
-        batches: Iterable[Segment],
-        n_segments: int,
-        split: str,
-        settings: Settings,
-        n_layer: int | None,
-        shown: bool,
-    ) -> "_Sums":
-        """Reads the segments; `shown` with a progress bar."""
-        with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
-        was_training = model.training
-        model.eval()
-        sums, memory, start = cls(), None, time.perf_counter()
-        with progress_bar(n_segments, split, hidden=not shown) as bar:
-            for i, batch in enumerate(batches):
-                if i in with_radius:
-                    paused = time.perf_counter()
-                    sums.radii.append(model.spectral_radius(batch.tokens, memory).cpu())
-                    sums.aside += time.perf_counter() - paused
-                output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
-                memory = output.memory
-                sums.nll = sums.nll + output.nll.sum(dtype=torch.float64)
-                sums.n_tokens += batch.targets.numel()
-                sums.rows = batch.tokens.shape[1]
-                if output.solve is not None:
-                    sums.solves.add(output.solve.forward)
-                if bar.update():
-                    speed = sums.n_tokens / (time.perf_counter() - start - sums.aside)
-                    bar.set_postfix_str(bar_text(float(sums.nll) / sums.n_tokens, speed, solver=sums.solves))
-        model.train(was_training)
-        return sums
+@torch.no_grad()
+def _read(
+    model: nn.Module,
+    batches: Collection[Segment],
+    split: str,
+    settings: Settings,
+    n_layer: int | None,
+    *,
+    hidden: bool,
+) -> _Sums:
+    """Reads the segments; `hidden` without a progress bar."""
+    n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
+    with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
+    was_training = model.training
+    model.eval()
+    sums, memory, solves, start = _Sums(n_segments), None, SolveStatistics(), time.perf_counter()
+    with progress_bar(n_segments, split, hidden=hidden) as bar:
+        for i, batch in enumerate(islice(batches, n_segments)):
+            if i in with_radius:
+                paused = time.perf_counter()
+                sums.radii.append(model.spectral_radius(batch.tokens, memory).cpu())
+                start += time.perf_counter() - paused
+            output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
+            memory = output.memory
+            sums.nll = sums.nll + output.nll.sum(0, dtype=torch.float64)
+            sums.n_tokens += batch.targets.numel()
+            if output.solve is not None:
+                solves.add(output.solve.forward)
+                sums.solves.append(dataclasses.replace(output.solve.forward, abs_trace=(), rel_trace=()))
+            if bar.update():
+                speed = sums.n_tokens / (time.perf_counter() - start)
+                bar.set_postfix_str(bar_text(float(sums.nll.sum()) / sums.n_tokens, speed, solver=solves))
+    model.train(was_training)
+    sums.nll = sums.nll.cpu()
+    sums.seconds = time.perf_counter() - start
+    return sums
+
+
+def _report(parts: Sequence[_Sums], split: str, settings: Settings, n_layer: int | None) -> EvaluationReport:
+    """Of all rows, from what was found out of some by each process, in their order."""
+    nll = torch.cat([part.nll for part in parts])  # (B,)
+    n_tokens = sum(part.n_tokens for part in parts)
+    radii = [torch.cat(segment) for segment in zip(*(part.radii for part in parts), strict=True)]
+    solves = SolveStatistics()
+    for solve in zip(*(part.solves for part in parts), strict=True):
+        solves.add(united(solve))
+    return EvaluationReport(
+        split=split,
+        loss=math.fsum(nll.tolist()) / n_tokens,  # exactly summed, however the rows were shared out
+        n_tokens=n_tokens,
+        n_segments=parts[0].n_segments,
+        rows=len(nll),
+        shallow=n_layer,
+        radius=SpectralRadius.over(radii) if radii else None,
+        seconds=parts[0].seconds,
+        **_lengths_and_solves(settings, solves),
+    )
 
 
 def _spread(n_segments: int) -> set[int]:

@@ -1,105 +1,143 @@
-"""Several processes of a script on this machine, without `torchrun`."""
+"""Several processes of a program on this machine, without `torchrun`."""
 
-import logging
+import math
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
 
+import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
-from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException
+import torch.multiprocessing
 from tqdm import tqdm
 
 HOST = "127.0.0.1"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit statuses of all processes that were told to stop
-PATIENCE, HASTE = 30, 2  # seconds for the others to end: after a stop, and after one has failed
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # statuses of a program that a signal has ended in good order
+LOOK = 0.5  # seconds between looks at the processes
+GRACE = 10  # seconds for the others once one has failed
+LAST_SAVE = 600  # seconds for the others once one has stopped in good order: the first may still write a large file
 
 Main = Callable[[Sequence[str]], int]
 
 
 def launch(main: Main, argv: Sequence[str], n: int) -> int:
-    """Run `main(argv)` in n processes that find each other as torchrun's do.
+    """Run `main(argv)` in n processes, under the environment variables that torchrun would set.
 
-    When one fails the others are ended. Signals are passed on.
+    Signals are passed on. When a process fails, the others are ended; when this one is killed, all are.
 
     Args:
-        main: a function of a module, which gives the exit status.
+        main: a function that can be imported, from the script that is run too; it gives the exit status.
         argv: its argument.
         n: number of processes.
 
     Returns:
-        The exit status: of the first process that failed, or 0.
+        The exit status: that of the first process that failed, 128 + its number for a signal; 0 where none did.
     """
-    store = dist.TCPStore(HOST, 0, None, is_master=True, wait_for_workers=False)  # on a port that is free
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
-    shared = {
-        "WORLD_SIZE": str(n),
-        "LOCAL_WORLD_SIZE": str(n),
+    server = socket.create_server((HOST, 0))  # on a port that is free, and stays theirs
+    port = server.getsockname()[1]
+    store = dist.TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+    environment = {
         "MASTER_ADDR": HOST,
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here, not in the first process
-        "OMP_NUM_THREADS": threads,
+        "WORLD_SIZE": str(n),
+        "LOCAL_WORLD_SIZE": str(n),
     }
-    context = multiprocessing.start_processes(_run, (main, list(argv), shared), n, join=False, start_method="spawn")
-    with _forwarding(context):
-        return _wait(context)
+    with _noted_signals() as noted:
+        processes = _start(main, argv, n, environment)
+        try:
+            return _watch(processes, noted)
+        finally:
+            for process in processes:
+                process.kill()
+
+
+@contextmanager
+def _noted_signals() -> Iterator[deque[int]]:
+    """The signals that came, to be passed on; those that were ignored before stay ignored."""
+    noted: deque[int] = deque()
+    before = {number: signal.getsignal(number) for number in FORWARDED}
+    for number in FORWARDED:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(main: Main, argv: Sequence[str], n: int, environment: dict[str, str]) -> list[BaseProcess]:
+    # The processes begin with the signals blocked, or those that come during their imports would end them untidily.
+    resource_tracker.ensure_running()  # which would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        arguments = (main, list(argv), environment)
+        return torch.multiprocessing.start_processes(_run, arguments, n, join=False, start_method="spawn").processes
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]) -> None:
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(torch.get_num_threads() // int(environment["WORLD_SIZE"]), 1))
+    os.setsid()  # a terminal's Ctrl-C comes from the launcher alone: a second one means at once
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # not SIGINT, which is ignored in the background
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
-    os.setpgid(0, 0)  # a terminal's Ctrl-C comes through the launcher alone: twice would mean at once
-    threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         status = main(argv)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()  # here and now, before the others notice
         status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or read by nobody
+            stream.flush()
     os._exit(status)  # gloo's threads may abort an interpreter that winds down
 
 
-def _end_with_the_launcher() -> None:
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _wait(context: ProcessContext) -> int:
-    """Until all processes have ended; the exit status."""
-    sentinels = {process.sentinel: process for process in context.processes}
-    while all(process.exitcode in (None, 0) for process in context.processes):
-        if not sentinels:
-            return 0
-        for sentinel in connection.wait(list(sentinels)):
-            sentinels.pop(sentinel).join()
-    failed, status = next((i, p.exitcode) for i, p in enumerate(context.processes) if p.exitcode not in (None, 0))
-    if status < 0:
-        print(f"process {failed} was killed by {signal.Signals(-status).name}", file=sys.stderr, flush=True)
-    logging.getLogger(ProcessContext.__module__).setLevel(logging.ERROR)  # that it ends the others is no news
-    with suppress(ProcessExitedException):
-        context.join(grace_period=PATIENCE if status in STOPPED else HASTE)
-    return status if status > 0 else 128 - status
-
-
-@contextmanager
-def _forwarding(context: ProcessContext) -> Iterator[None]:
-    """Passes signals on to the processes."""
-
-    def forward(number: int, frame: object) -> None:
-        for process in context.processes:
-            if process.is_alive():
+def _watch(processes: Sequence[BaseProcess], noted: deque[int]) -> int:
+    """Wait for all processes, and pass on the signals that are noted; the exit status."""
+    running, asked = dict(enumerate(processes)), []
+    status, failed, deadline = 0, False, math.inf
+    while running:
+        connection.wait([process.sentinel for process in running.values()], LOOK)
+        for rank, process in list(running.items()):
+            if process.exitcode is None:
+                continue
+            del running[rank]
+            if process.exitcode != 0 and not failed:
+                failed = process.exitcode not in STOPPED
+                status = status or _status(rank, process.exitcode, asked)
+                deadline = time.monotonic() + (GRACE if failed else LAST_SAVE)
+        numbers = [noted.popleft() for _ in range(len(noted))]
+        asked.extend(numbers)
+        if failed:
+            numbers.append(signal.SIGTERM)  # again at each look: the first one may only have been noted
+        if time.monotonic() > deadline or asked.count(signal.SIGINT) > 2:  # Ctrl-C, at once, and once more
+            numbers.append(signal.SIGKILL)
+        for process in running.values():
+            for number in numbers:
                 os.kill(process.pid, number)
+    return status
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+def _status(rank: int, exitcode: int, asked: Sequence[int]) -> int:
+    """A shell's status for a process's exit code; a signal that was not passed on from here is told of."""
+    if exitcode >= 0:
+        return exitcode
+    if -exitcode not in asked:
+        print(f"process {rank} was killed by {signal.Signals(-exitcode).name}", file=sys.stderr, flush=True)
+    return 128 - exitcode

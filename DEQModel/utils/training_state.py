@@ -103,6 +103,14 @@ class TrainingState:
         raise UserError(f"--restart_dir {folder}: no checkpoint to go on from ({'; '.join(faults)}): {REMEDY}")
 
     @classmethod
+    def corpus_of(cls, folder: str | os.PathLike) -> str | None:
+        """Identity of the corpus of a run, if its folder tells."""
+        try:
+            return cls.newest(folder)[0].corpus
+        except UserError:
+            return None
+
+    @classmethod
     def _of(cls, content: object, path: Path) -> "TrainingState":
         if not isinstance(content, Mapping) or "format" not in content:
             raise UserError(f"{path} is no checkpoint of a training run: {REMEDY}")
