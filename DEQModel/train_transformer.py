@@ -27,7 +27,7 @@ from utils.experiment import SWEEP_FILE, WEIGHTS_FILE, Experiment
 from utils.flag_checks import notes
 from utils.flags import PROGRAM, settle, typed
 from utils.initialization import initialize
-from utils.launch import launch
+from utils.launch import launch, leave_with
 from utils.out_of_memory import enough_memory
 from utils.peak_memory import peak_memory
 from utils.progress import LostScreenError, say
@@ -102,10 +102,8 @@ def run(argv: Sequence[str]) -> int:
         Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once
         return launch(main, argv, n_gpus)
     world = World.join(cuda=settings.cuda)
-    try:
-        work(settings, state, [*remarks, *notes(settings, n_gpus, world.size)], world)
-    finally:
-        world.leave()
+    work(settings, state, [*remarks, *notes(settings, n_gpus, world.size)], world)
+    world.leave()  # not after an error: it would wait for the others
     return 0
 
 
@@ -147,6 +145,8 @@ def check_corpus(settings: Settings, state: TrainingState | None, corpus: Corpus
     Raises:
         UserError: the words have other numbers, or the text to go on with is another.
     """
+    if not settings.restart_dir:
+        return
     known = state.corpus if state else TrainingState.corpus_of(settings.restart_dir)
     if known is None or known == corpus.checksum:
         return
@@ -295,4 +295,6 @@ def run_sweep(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, on_interrupt)
+    if "WORLD_SIZE" in os.environ:
+        leave_with(main, sys.argv[1:])
     sys.exit(main())

@@ -94,4 +94,9 @@ def _work(job: Job, rank: int = 0) -> int:
         patch.setattr(Trainer, "update", recorded)
         for name, redirect in (("out", contextlib.redirect_stdout), ("err", contextlib.redirect_stderr)):
             stack.enter_context(redirect(stack.enter_context(open(job.place / f"{name}-{rank}", "w"))))
-        return train_transformer.main(job.argv)
+        if rank:
+            patch.setattr("train_transformer.OF_ALL", 0)
+        status = train_transformer.main(job.argv)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return status

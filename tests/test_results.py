@@ -80,7 +80,7 @@ def test_results_are_json():
         "tokens": 6000,
         "seconds": 3.0,
         "failed_backward_solves": 0,
-            "skipped_updates": 0,
+        "skipped_updates": 0,
         "tokens_per_second": 2000.0,
     }
     assert content["test"]["radius"]["max"] == 0.75

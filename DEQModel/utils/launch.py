@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -94,8 +95,16 @@ def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]
     os.setsid()  # a terminal's Ctrl-C comes from the launcher alone: a second one means at once
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # not SIGINT, which is ignored in the background
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
+    leave_with(main, argv)
+
+
+def leave_with(main: Main, argv: Sequence[str]) -> NoReturn:
+    """Run `main(argv)` in a process of several, and end that with its status, at once.
+
+    An interpreter that winds down may wait for another process, which is no more, or be aborted by gloo's threads.
+    """
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # see `_start`
         status = main(argv)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
@@ -105,7 +114,7 @@ def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # closed, or read by nobody
             stream.flush()
-    os._exit(status)  # gloo's threads may abort an interpreter that winds down
+    os._exit(status)
 
 
 def _watch(processes: Sequence[BaseProcess], noted: deque[int]) -> int:

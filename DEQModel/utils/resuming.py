@@ -70,6 +70,8 @@ def resume(trainer: Trainer, state: TrainingState) -> None:
             f"({type(error).__name__}: {error}): pass the folder of a run of this script"
         ) from error
     trainer.resumed = True
+    state.model.clear()  # a gigabyte, of which the model and the optimizer have their own
+    state.optimizer.clear()
 
 
 def _restore_course(trainer: Trainer, state: TrainingState) -> None:
