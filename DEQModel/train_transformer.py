@@ -20,7 +20,7 @@ from data_utils import Corpus, OrderedBatches, VariableLengthBatches
 from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
 from utils.checkpoint_settings import CheckpointSettings, check_settings
 from utils.checkpoints import load_into, load_state_dict
-from utils.distributed import World, lost_contact
+from utils.distributed import World, brief, lost_contact
 from utils.errors import UserError
 from utils.evaluation import EVAL_ROWS, evaluate
 from utils.experiment import SWEEP_FILE, WEIGHTS_FILE, Experiment
@@ -43,7 +43,8 @@ from utils.training import Trainer
 from utils.training_state import TrainingState
 from utils.unigram import unigram_perplexity
 
-INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+SIGNALLED = 128  # to which a shell adds a signal's number for an exit status
+INTERRUPTED = SIGNALLED + 2
 OF_ALL = 10  # seconds: of several processes with the same mistake the first one tells
 OF_ANOTHER = 15  # seconds: the process that failed tells first
 
@@ -62,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LostScreenError as error:
         return explained(str(error), 1)
     except Stopped as stopped:
-        return stopped.status if is_another() else explained(str(stopped), stopped.status)
+        return explained(str(stopped), stopped.status)
     except KeyboardInterrupt:
         return explained("interrupted", INTERRUPTED)
     except Exception as error:
         if not lost_contact(error):
             raise
-        told = f"process {os.environ.get('RANK')} has lost contact with another process, whose own message says why"
-        return explained(told, 1, wait=OF_ANOTHER)
+        lost = f"another process is gone or hangs; its own message says why ({brief(error)})"
+        return explained(lost, 1, wait=OF_ANOTHER)
 
 
 def is_another() -> bool:
@@ -78,13 +79,14 @@ def is_another() -> bool:
 
 
 def explained(message: str, status: int, *, wait: float = 0) -> int:
-    """Print the line that a program ends with; the exit status.
+    """Print the line that a program ends with, of a signal for all processes; the exit status.
 
     Args:
         wait: seconds before that, in which another process has its say; the launcher ends this one then.
     """
     time.sleep(wait)
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if status <= SIGNALLED or not is_another():
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
     return status
 
 

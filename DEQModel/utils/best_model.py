@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from utils.checkpoints import archive_signature, load_into, load_state_dict, save_state_dict
+from utils.errors import UserError
 from utils.evaluation import EvaluationReport
 from utils.experiment import WEIGHTS_FILE, Experiment
 
@@ -20,6 +21,7 @@ class BestModel:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.report: EvaluationReport | None = None
+        self.latest: EvaluationReport | None = None  # of whatever model
         self.waiting: Mapping[str, Tensor] | None = None
 
     def consider(self, report: EvaluationReport, model: nn.Module) -> None:
@@ -28,7 +30,7 @@ class BestModel:
         A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
         equilibrium stage the search starts again.
         """
-        best = self.report
+        best, self.latest = self.report, report
         if best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss:
             self.report, self.waiting = report, None
             if not self.experiment.silent:
@@ -62,12 +64,14 @@ class BestModel:
         return archive_signature(folder / WEIGHTS_FILE) if kept else None
 
     def put_back(self, model: nn.Module) -> EvaluationReport:
-        """Put the best weights into the model; the report of their validation.
-
-        Raises:
-            UserError: their file has been damaged or removed.
-        """
+        """Put the best weights into the model, if they are still there; the report of its validation."""
+        self.write_what_waits()
         folder = self.experiment.folder
         path = WEIGHTS_FILE if folder is None else folder / WEIGHTS_FILE
-        load_into(model, self.waiting or load_state_dict(path), path)
+        try:
+            load_into(model, self.waiting or load_state_dict(path), path)
+        except UserError as error:
+            self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
+            self.report = self.latest
+            self._write(model.state_dict())
         return self.report

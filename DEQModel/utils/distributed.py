@@ -215,3 +215,8 @@ def sum_gradients(group: dist.ProcessGroup | None, bucket: dist.GradBucket) -> F
 def lost_contact(error: BaseException) -> bool:
     """Whether an error says that another process has gone, or answers no more."""
     return isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+
+
+def brief(error: BaseException) -> str:
+    """The first sentence of a message of gloo or NCCL, without its place in their code."""
+    return re.sub(r"^\[\S+\] ", "", str(error)).partition("\n")[0].partition(". ")[0]

@@ -106,11 +106,14 @@ def _best_is_there(trainer: Trainer, state: TrainingState) -> bool:
         return False
     path = trainer.experiment.folder / WEIGHTS_FILE
     try:
-        check_archive(path)
+        check_archive(path, remedy="the search for the best model starts again")
+        signature = archive_signature(path)
+        if signature is None or state.best_file is None:
+            raise UserError(f"{path} does not hold the best model: the search for it starts again")
     except UserError as error:
-        trainer.experiment.log(f"warning: {error}: the search for the best model starts again")
+        trainer.experiment.log(f"warning: {error}")
         return False
-    return state.best_file is not None and archive_signature(path) == state.best_file
+    return signature == state.best_file
 
 
 def _restore_randomness(trainer: Trainer, state: TrainingState) -> None:

@@ -2,8 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,7 +36,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._asked = np.zeros(len(STOPS) + len(SAVES))
-        self._answers_at_once = False
+        self._raises: Callable[[int, bool], bool] = _second_interrupt
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -54,9 +54,9 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         place = (*STOPS, *SAVES).index(number)
-        again = number == signal.SIGINT and self._asked[place] > 0
+        again = bool(self._asked[place])
         self._asked[place] = 1
-        if number in STOPS and (self._answers_at_once or again):
+        if self._raises(number, again):
             raise Stopped(number)
 
     def asked(self, world: World) -> tuple[bool, int | None]:
@@ -73,11 +73,24 @@ class Signals:
         Raises:
             Stopped: a signal ends the run, or did so since the last answer.
         """
-        self._answers_at_once = True
-        try:
+        with self._raising(lambda number, again: number in STOPS):
             for number, noted in zip(STOPS, self._asked, strict=False):
                 if noted:
                     raise Stopped(number)
             yield
+
+    def later(self) -> AbstractContextManager[None]:
+        """Inside, a file is written: no signal may cut in, as PyTorch aborts where an exception passes its writer."""
+        return self._raising(lambda number, again: False)
+
+    @contextmanager
+    def _raising(self, when: Callable[[int, bool], bool]) -> Iterator[None]:
+        before, self._raises = self._raises, when
+        try:
+            yield
         finally:
-            self._answers_at_once = False
+            self._raises = before
+
+
+def _second_interrupt(number: int, again: bool) -> bool:
+    return again and number == signal.SIGINT

@@ -31,6 +31,7 @@ from utils.schedule import Plateau, Schedule
 from utils.segments import Segment, TrainingBatches, TrainingSegment
 from utils.settings import Settings
 from utils.signals import Signals, Stopped
+from utils.training_state import TrainingState
 from utils.training_window import Window
 
 
@@ -78,6 +79,7 @@ class Trainer:
         self.window, self.totals, self.bad_steps = Window(), TrainingTotals(), 0
         self.best = BestModel(experiment)
         self.after_shallow: EvaluationReport | None = None
+        self.signals = Signals()
         self.resumed = False
 
     @property
@@ -110,9 +112,9 @@ class Trainer:
         bar = progress_bar(
             self.settings.max_step, "train", initial=self.step, keep=True, hidden=not self.world.is_first
         )
-        with Signals() as self.signals, bar:
+        with self.signals, bar:
             if self.resumed and self._validation_is_due():
-                self._validate_at_once()
+                self.validate()
             while self.step < self.settings.max_step:
                 self.clock = time.perf_counter()
                 for batch in self.batches.from_position(self.position):
@@ -121,9 +123,13 @@ class Trainer:
                         bar.set_postfix_str(self.window.brief())
                     self._between_updates()
                     if self.step >= self.settings.max_step:
-                        return
+                        break
                     self.clock = time.perf_counter()
-                self.epoch, self.position, self.memory = self.epoch + 1, 0, self._no_memory()
+                else:
+                    self.epoch, self.position, self.memory = self.epoch + 1, 0, self._no_memory()
+            _, stop = self.signals.asked(self.world)
+            if stop is not None:
+                raise Stopped(stop)
 
     def _parallel(self) -> nn.Module:
         if self.world.size == 1:
@@ -144,8 +150,8 @@ class Trainer:
         settings, last = self.settings, self.step == self.settings.max_step
         if last or self.step % settings.log_interval == 0:
             self._log()
-        asked, stop = self.signals.asked(self.world)
         validation = self._validation_is_due()
+        asked, stop = self.signals.asked(self.world)
         if asked or last or validation or self.step % settings.steps_between_saves == 0:
             self.save()
         if stop is not None:
@@ -153,7 +159,7 @@ class Trainer:
         if self.bad_steps >= settings.max_bad_steps:
             self._give_up()
         if validation:
-            self._validate_at_once()
+            self.validate()
 
     def _validation_is_due(self) -> bool:
         at_end = self.step == self.settings.max_step
@@ -257,18 +263,22 @@ class Trainer:
         """Write a checkpoint; all processes take part. Where it cannot be written the run goes on."""
         if self.settings.debug:
             return
-        state, folder = captured(self), self.experiment.folder
-        if state is not None:
-            try:
-                state.save(folder)
-            except OSError as error:
-                self.experiment.log(
-                    f"warning: step {self.step}: no checkpoint could be written to {folder} "
-                    f"({error.strerror or error}): the run goes on and tries again at the next save; make room or mend "
-                    "the folder"
-                )
-            self.best.write_what_waits()
+        with self.signals.later():
+            self.best.write_what_waits()  # first, as the checkpoint tells which file it is
+            state = captured(self)
+            if state is not None:
+                self._write(state)
         self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
+
+    def _write(self, state: TrainingState) -> None:
+        folder = self.experiment.folder
+        try:
+            state.save(folder)
+        except OSError as error:
+            self.experiment.log(
+                f"warning: step {self.step}: no checkpoint could be written to {folder} ({error.strerror or error}): "
+                "the run goes on and tries again at the next save; make room or mend the folder"
+            )
 
     def _give_up(self) -> None:
         self.save()
@@ -277,14 +287,11 @@ class Trainer:
             "skipped: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
         )
 
-    def _validate_at_once(self) -> None:
-        with self.signals.at_once():
-            self.validate()
-
     def validate(self) -> EvaluationReport:
         """Validate in the stage of the last update, and keep the model when it is the best of that stage so far."""
         n_layer = self.settings.shallow_layers(self.step - 1)
-        report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer, world=self.world)
+        with self.signals.at_once():
+            report = evaluate(self.model, self.validation, "valid", self.settings, n_layer=n_layer, world=self.world)
         self.experiment.log(f"step {self.step} | {report}")
         self.experiment.scalars(report.scalars(), self.step)
         if n_layer is None and self.world.is_first:
@@ -298,7 +305,8 @@ class Trainer:
             self.plateau = self.plateau.after(report.loss)
             self.schedule = replace(self.schedule, lr=self.plateau.lr)
             set_rate(self.optimizer, self.lr)
-        self.best.consider(report, self.model)
+        with self.signals.later():
+            self.best.consider(report, self.model)
         return report
 
     def restore_best(self) -> EvaluationReport:
@@ -306,4 +314,4 @@ class Trainer:
         if self.world.is_first:
             self.best.put_back(self.model)
         self.world.copy_from_first(self.model)
-        return self.best.report
+        return self.world.of_first(self.best.report)

@@ -1,1 +1,1 @@
-"""Training runs that are broken on purpose, and what becomes of them: `benchmarks/fault_trials.py` and test_faults.py."""
+"""Training runs that are broken on purpose, for test_faults.py and `benchmarks/fault_trials.py`."""

@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import data_utils
@@ -17,7 +18,7 @@ from utils.experiment import Experiment
 from utils.signals import Signals
 from utils.training import Trainer
 
-# Where a process may be killed, in any call that Python makes.
+# Where a signal may come, at any call that Python makes.
 PLACES: Mapping[str, tuple[Any, str]] = {
     "a save": (Trainer, "save"),
     "keeping the best model": (BestModel, "consider"),
@@ -29,22 +30,46 @@ PLACES: Mapping[str, tuple[Any, str]] = {
     "writing the results": (Experiment, "results"),
 }
 
-
-def die() -> None:
-    """As SIGKILL does it."""
-    os.kill(os.getpid(), signal.SIGKILL)
+Mark = Callable[..., str]
 
 
-class InCalls:
-    """Kills the process at one of the calls and returns of all functions, C's included, inside one of `PLACES`.
+class Events:
+    """Sends the process a signal at one of some events.
+
+    Args:
+        at: number of the event; None counts them.
+        signal: its number.
+    """
+
+    def __init__(self, at: int | None = None, signal: int = signal.SIGKILL):
+        self.at, self.signal = at, signal
+        self._count = RawValue("q")  # the forked process counts, the one that forks it reads
+
+    @property
+    def count(self) -> int:
+        """Events so far."""
+        return self._count.value
+
+    def pass_by(self, n: int) -> None:
+        """Some more events have happened."""
+        self._count.value += n
+
+    def strike(self) -> None:
+        """Send the signal."""
+        os.kill(os.getpid(), self.signal)
+
+
+class InCalls(Events):
+    """The events are calls and returns of all functions, C's included, inside one of `PLACES`.
 
     Args:
         place: a key of `PLACES`.
-        at: number of the event; None counts them.
+        at, signal: as for `Events`.
     """
 
-    def __init__(self, place: str, at: int | None = None):
-        self.place, self.at, self.count = place, at, 0
+    def __init__(self, place: str, at: int | None = None, signal: int = signal.SIGKILL):
+        super().__init__(at, signal)
+        self.place = place
 
     def __call__(self) -> None:
         owner, name = PLACES[self.place]
@@ -62,20 +87,13 @@ class InCalls:
         setattr(owner, name, watched)
 
     def _event(self, *_: object) -> None:
-        if self.count == self.at:
-            die()
-        self.count += 1
+        self.pass_by(1)
+        if self.count - 1 == self.at:
+            self.strike()
 
 
-class InWrites:
-    """Kills the process at one of the bytes that it writes to files which are replaced as a whole.
-
-    Args:
-        at: number of the byte; None counts them.
-    """
-
-    def __init__(self, at: int | None = None):
-        self.at, self.count = at, 0
+class InWrites(Events):
+    """The events are bytes that are written to files which are replaced as a whole."""
 
     def __call__(self) -> None:
         atomic_file.open = self._open
@@ -88,8 +106,8 @@ class InWrites:
                 piece = memoryview(piece).cast("B")
                 if writes.at is not None and writes.count + len(piece) > writes.at:
                     super().write(piece[: writes.at - writes.count])
-                    die()
-                writes.count += len(piece)
+                    writes.strike()
+                writes.pass_by(len(piece))
                 return super().write(piece)
 
         return File(path, mode)
@@ -125,24 +143,29 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1))
 
 
-ON, OFF, NOTED, UPDATE = "<answers signals>", "<answers no more>", "<noted>", "<update>"
+ON, OFF, UPDATE = "<answers signals>", "<answers no more>", "<update>"
+
+
+def noted(number: int) -> str:
+    """The mark of a signal that has come."""
+    return f"<signal {number}>"
 
 
 def marks() -> None:
     """Has stdout tell between which updates signals came, and whether they were to be answered."""
 
-    def marked(owner: type, name: str, *, before: str = "", after: str = "") -> None:
+    def marked(owner: type, name: str, *, before: Mark = lambda *_: "", after: Mark = lambda *_: "") -> None:
         original = getattr(owner, name)
 
-        def telling(*args: Any) -> Any:
-            os.write(1, before.encode())
-            result = original(*args)
-            os.write(1, after.encode())
+        def telling(self: Any, *args: Any) -> Any:
+            os.write(1, before(*args).encode())
+            result = original(self, *args)
+            os.write(1, after(*args).encode())
             return result
 
         setattr(owner, name, telling)
 
-    marked(Signals, "__enter__", after=ON)
-    marked(Signals, "__exit__", before=OFF)
-    marked(Signals, "_note", before=NOTED)
-    marked(Trainer, "update", before=UPDATE)
+    marked(Signals, "__enter__", after=lambda: ON)
+    marked(Signals, "__exit__", before=lambda *_: OFF)
+    marked(Signals, "_note", before=lambda number, _: noted(number))
+    marked(Trainer, "update", before=lambda _: UPDATE)

@@ -1,5 +1,7 @@
 """The training script in processes that are forked, so that none waits for the imports, and may be ended anyhow."""
 
+import faulthandler
+import functools
 import os
 import signal
 import sys
@@ -14,6 +16,7 @@ import train_transformer
 
 PATIENCE = 60.0  # seconds; who takes longer hangs
 ERROR = "train_transformer.py: error: "
+ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 BY_THE_WAY = ("encoding ", "waiting for another process", "the encoded corpus is damaged")  # on stderr, no errors
 
 Preparation = Callable[[], object]  # called in the new process, before the script
@@ -60,9 +63,13 @@ class Process:
 
     def __init__(self, words: Sequence[str], output: Path, inside: Sequence[Preparation] = ()):
         self._files = [output.with_suffix(suffix) for suffix in (".out", ".err")]
+        for file in self._files:
+            file.write_text("")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED)
         self.pid = os.fork()
         if self.pid == 0:
             _live(words, self._files, inside)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._status: int | None = None
 
     @property
@@ -88,7 +95,7 @@ class Process:
         limit = time.monotonic() + seconds
         while not self.has_ended():
             if time.monotonic() > limit:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGABRT)  # tells where it is
                 os.waitpid(self.pid, 0)
                 return Ended(None, *(path.read_text() for path in self._files))
             time.sleep(0.002)
@@ -107,20 +114,35 @@ def _live(words: Sequence[str], files: Sequence[Path], inside: Sequence[Preparat
     status = 70
     try:
         for number, path in enumerate(files, start=1):
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND)
             os.dup2(handle, number)
             os.close(handle)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+        for number in ANSWERED:
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        train_transformer.run = _open_to_signals(train_transformer.run)
+        faulthandler.enable()
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # an interrupt may come just when a file has been opened
         for prepare in inside:
             prepare()
         status = train_transformer.main(words)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _open_to_signals(run: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+    """Signals that come before wait until the script can answer; those that come after have come too late."""
+
+    @functools.wraps(run)
+    def inside(words: Sequence[str]) -> int:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERED)
+        try:
+            return run(words)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED)
+
+    return inside

@@ -1,0 +1,218 @@
+"""Disks that fill up, folders that vanish, and other runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from faults.inside import AtSteps, limit_files
+from faults.processes import Ended
+from faults.trial import MAX_STEP, LostError, Trial, Verdict, arguments
+from utils.experiment import WEIGHTS_FILE
+from utils.training_state import CHECKPOINT_FILE
+
+SMALL = ("-t", "tmpfs", "-o", "size=2m", "tmpfs")
+PAGE = 4096
+LEAST_LIMIT = 20_000  # bytes; stdout is a file, too
+BEST_FILE = "checkpoint best_file"  # the best model may wait in memory, and have no file yet
+LOSABLE = ("log", BEST_FILE)
+IN_USE = "is in use by another process"
+
+
+@contextmanager
+def mounted(folder: Path, *words: str) -> Iterator[None]:
+    """Something is mounted on a folder."""
+    _call("mount", *words, str(folder))
+    try:
+        yield
+    finally:
+        _call("umount", "--lazy", str(folder))
+
+
+def _call(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def why_no_mounts() -> str | None:
+    """None where file systems can be mounted here."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with mounted(Path(folder), *SMALL):
+                return None
+        except FileNotFoundError as error:
+            return str(error)
+        except subprocess.CalledProcessError as error:
+            return error.stderr.decode().strip()
+
+
+def _two_steps(trial: Trial) -> list[int]:
+    """When trouble begins and ends."""
+    return sorted(trial.rng.sample(range(1, MAX_STEP + 1), 2))
+
+
+def _after(trial: Trial, ended: Ended, mend: Callable[[], object]) -> Verdict:
+    """See that the run came to its end all the same; what it could not write, and said so, is made up for."""
+    trial.broken += 1
+    if ended.status == 0 and "warning: " not in ended.out:
+        return trial.judge(ended)
+    _check_end(trial, ended)
+    mend()
+    return trial.judge(trial.go_on().wait(), but=LOSABLE)
+
+
+def _unless_best_is_gone(trial: Trial, ended: Ended) -> Verdict:
+    """As before, after files have vanished for good."""
+    trial.broken += 1
+    if ended.status != 0:
+        _check_end(trial, ended)
+        ended = trial.go_on().wait()
+    return trial.judge(ended, may_tell=True, but=LOSABLE)
+
+
+def _check_end(trial: Trial, ended: Ended) -> None:
+    """See that the run came to its end, if only to say that its best model's file is gone."""
+    if ended.status != 0:
+        trial.refused(ended)
+        if WEIGHTS_FILE not in ended.err or f"step {MAX_STEP} | valid" not in ended.out:
+            raise LostError(f"refused for another reason: {ended}")
+
+
+def disk_full(*, freed: bool) -> Callable[[Trial], Verdict]:
+    """Between two updates of the run, or until it has ended, its file system is full."""
+
+    def fault(trial: Trial) -> Verdict:
+        trial.work_place = trial.place / "disk"
+        trial.work_place.mkdir()
+        filler = trial.work_place / "filler"
+        left = trial.rng.choice((0, 0, PAGE, trial.rng.randrange(100_000)))
+
+        def fill() -> None:
+            disk = os.statvfs(trial.work_place)
+            with suppress(OSError):
+                filler.write_bytes(bytes(max(disk.f_bavail * disk.f_frsize - left, 1)))
+
+        begin, end = _two_steps(trial)
+        with mounted(trial.work_place, *SMALL):
+            if freed:
+                trial.broken += 1
+                return trial.judge(trial.start(AtSteps({begin: fill, end: filler.unlink})).wait(), but=[BEST_FILE])
+            return _after(trial, trial.start(AtSteps({begin: fill})).wait(), filler.unlink)
+
+    return fault
+
+
+def files_limited(*, lifted: bool) -> Callable[[Trial], Verdict]:
+    """Between two updates, or until the process ends, no file may become longer than some size."""
+
+    def fault(trial: Trial) -> Verdict:
+        whole = (trial.reference.folder / CHECKPOINT_FILE).stat().st_size
+        begin, end = _two_steps(trial)
+        actions = {begin: partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))}
+        if lifted:
+            trial.broken += 1
+            return trial.judge(trial.start(AtSteps({**actions, end: partial(limit_files, -1)})).wait(), but=[BEST_FILE])
+        return _after(trial, trial.start(AtSteps(actions)).wait(), lambda: None)
+
+    return fault
+
+
+def folder_removed(trial: Trial) -> Verdict:
+    """The run's folder is removed in an update."""
+    step = trial.rng.randrange(1, MAX_STEP + 1)
+    return _unless_best_is_gone(trial, trial.start(AtSteps({step: lambda: shutil.rmtree(trial.folder)})).wait())
+
+
+def folder_away(way: str, *, back: bool) -> Callable[[Trial], Verdict]:
+    """The run's folder is "renamed", "replaced" by a file or "read-only"; some updates later it is as it was before.
+
+    Args:
+        way: what happens to it.
+        back: false leaves a renamed one where it is, and mends the others after the run's end. Where it is put back,
+            what the run has written to a new one in its place is lost.
+    """
+
+    def fault(trial: Trial) -> Verdict:
+        aside = trial.place / "aside"
+
+        def begin() -> None:
+            folder = trial.folder
+            if way == "read-only":
+                _call("mount", "--bind", str(folder), str(folder))
+                _call("mount", "-o", "remount,ro,bind", str(folder))
+                return
+            folder.rename(aside)
+            if way == "replaced":
+                folder.touch()
+
+        def end() -> None:
+            folder = trial.folder
+            if way == "read-only":
+                _call("umount", "--lazy", str(folder))
+                return
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
+            aside.rename(folder)
+
+        first, then = _two_steps(trial)
+        try:
+            ended = trial.start(AtSteps({first: begin, then: end} if back else {first: begin})).wait()
+            if way == "renamed":
+                return _unless_best_is_gone(trial, ended)
+            return _after(trial, ended, lambda: None if back else end())
+        finally:
+            if way == "read-only":
+                subprocess.run(["umount", "--lazy", str(trial.folder)], capture_output=True)  # where it still is
+
+    return fault
+
+
+def started_in_the_same_second(trial: Trial) -> Verdict:
+    """Two runs of the same name, or of that of the moment."""
+    words = arguments(trial.reference.kind, trial.corpus, trial.place, "twin")
+    words = words[: -2 * (trial.number % 2)] if trial.number % 2 else words
+    ends = [process.wait() for process in [trial.call(words) for _ in range(3)]]
+    folders = [re.search(r"^run folder: (.*)", ended.out, re.MULTILINE) for ended in ends]
+    names = [folder and folder[1] for folder in folders]
+    if None in names or len(set(names)) != len(ends):
+        raise LostError(f"{len(ends)} runs, the folders {names}: {ends}")
+    for name, ended in zip(names, ends, strict=True):
+        trial.folder = Path(name)
+        verdict = trial.judge(ended)
+    return verdict
+
+
+def resumed_twice_at_once(trial: Trial) -> Verdict:
+    """Two processes resume a run, one shortly after the other."""
+    trial.stop_at(trial.rng.randrange(1, MAX_STEP))
+    processes = [trial.resume()]
+    processes[0].lives_for(trial.rng.uniform(0, trial.reference.seconds / 2))
+    processes.append(trial.resume())
+    return _one_goes_on(trial, [process.wait() for process in processes])
+
+
+def resumed_while_running(trial: Trial) -> Verdict:
+    """A process resumes a run that has not stopped."""
+    running = trial.start()
+    while not trial.has_checkpoint and running.lives_for(0.002):
+        pass
+    ends = [trial.resume().wait(), running.wait()]
+    return _one_goes_on(trial, ends)
+
+
+def _one_goes_on(trial: Trial, ends: list[Ended]) -> Verdict:
+    """See that the others were refused because of it."""
+    through = [ended for ended in ends if ended.status == 0]
+    for ended in ends:
+        if ended.status != 0:
+            trial.refused(ended)
+            if IN_USE not in ended.err:
+                raise LostError(f"refused for another reason: {ended.err}")
+    if not through:
+        raise LostError(f"neither went on: {ends}")
+    return trial.judge(through[-1])
