@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class BestModel:
         self.experiment = experiment
         self.report: EvaluationReport | None = None
         self.latest: EvaluationReport | None = None  # of whatever model
+        self.signature: str | None = None  # of the file, once it holds these weights
         self.waiting: Mapping[str, Tensor] | None = None
 
     def consider(self, report: EvaluationReport, model: nn.Module) -> None:
@@ -32,7 +34,7 @@ class BestModel:
         """
         best, self.latest = self.report, report
         if best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss:
-            self.report, self.waiting = report, None
+            self.report, self.signature, self.waiting = report, None, None
             if not self.experiment.silent:
                 self._write(model.state_dict())
 
@@ -42,6 +44,7 @@ class BestModel:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 save_state_dict(state, folder / WEIGHTS_FILE)
+                self.signature = archive_signature(folder / WEIGHTS_FILE)
                 return
             except OSError as error:
                 self.experiment.log(
@@ -56,22 +59,20 @@ class BestModel:
             state, self.waiting = self.waiting, None
             self._write(state)
 
-    @property
-    def signature(self) -> str | None:
-        """Identity of the file with the best model; None where there is none."""
-        folder = self.experiment.folder
-        kept = folder is not None and self.report is not None and self.waiting is None
-        return archive_signature(folder / WEIGHTS_FILE) if kept else None
-
     def put_back(self, model: nn.Module) -> EvaluationReport:
         """Put the best weights into the model, if they are still there; the report of its validation."""
         self.write_what_waits()
-        folder = self.experiment.folder
-        path = WEIGHTS_FILE if folder is None else folder / WEIGHTS_FILE
+        path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
         try:
-            load_into(model, self.waiting or load_state_dict(path), path)
+            load_into(model, self.waiting or self._read(path), path)
         except UserError as error:
             self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
             self.report = self.latest
             self._write(model.state_dict())
         return self.report
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        state = load_state_dict(path)
+        if archive_signature(path) != self.signature:
+            raise UserError(f"{path} is not the file that was written")
+        return state

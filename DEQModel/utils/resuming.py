@@ -94,7 +94,7 @@ def _restore_reports(trainer: Trainer, state: TrainingState) -> None:
     trainer.window, trainer.totals = Window.of(state.window), TrainingTotals(**state.totals)
     trainer.after_shallow = state.after_shallow and EvaluationReport.of(state.after_shallow)
     if state.best is not None and trainer.world.of_first(_best_is_there(trainer, state)):
-        trainer.best.report = EvaluationReport.of(state.best)
+        trainer.best.report, trainer.best.signature = EvaluationReport.of(state.best), state.best_file
 
 
 def _best_is_there(trainer: Trainer, state: TrainingState) -> bool:

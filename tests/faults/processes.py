@@ -3,6 +3,7 @@
 import faulthandler
 import functools
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,10 @@ PATIENCE = 60.0  # seconds; who takes longer hangs
 ERROR = "train_transformer.py: error: "
 ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 BY_THE_WAY = ("encoding ", "waiting for another process", "the encoded corpus is damaged")  # on stderr, no errors
+# An interrupt that came just when Python could not pass it on, as where it closes a generator.
+SWALLOWED = re.compile(
+    r"^Exception ignored in: (?:(?!Exception ignored).)*?^KeyboardInterrupt:? *\n", re.DOTALL | re.MULTILINE
+)
 
 Preparation = Callable[[], object]  # called in the new process, before the script
 
@@ -43,7 +48,8 @@ class Ended:
     @property
     def complaints(self) -> list[str]:
         """The lines on stderr that are more than remarks."""
-        return [line for line in self.err.splitlines() if not any(text in line for text in BY_THE_WAY)]
+        lines = SWALLOWED.sub("", self.err).splitlines()
+        return [line for line in lines if not any(text in line for text in BY_THE_WAY)]
 
     def why_no_refusal(self) -> str | None:
         """None where it has refused its task: with one line that names a file or a flag."""
