@@ -1,11 +1,12 @@
 """Which settings a run that goes on takes from before, which may change, and which may not."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import UserError
-from utils.settings import Settings, flags_of
+from utils.settings import NO_NAME, Settings, flags_of
 
 # Of a call, not of the run: never taken from before, and free to change.
 OF_THE_CALL = ("cuda", "multi_gpu", "gpu0_bsz", "eval", "load", "restart", "restart_dir", "sweep", "debug")
@@ -42,7 +43,7 @@ def inherited(before: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
-    """A line on each setting that has changed.
+    """A line on each setting that has changed, and one where the folder seems to be another run's.
 
     Args:
         before: settings of the run that goes on.
@@ -66,7 +67,11 @@ def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
         )
     if now.max_step < step:
         raise UserError(f"--max_step {now.max_step} lies before step {step}, which the run has reached: raise it")
-    return [f"changed: {flag} is {new}, was {was}" for flag, (was, new, _) in changed.items()]
+    told = [f"changed: {flag} is {new}, was {was}" for flag, (was, new, _) in changed.items()]
+    name, folder = before["name"], os.path.basename(os.path.abspath(now.restart_dir))
+    if name != NO_NAME and folder != name and not folder.startswith(f"{name}-"):
+        told.append(f"warning: the checkpoint in {now.restart_dir} is of a run that was named {name}")
+    return told
 
 
 def _why_fixed(name: str) -> str | None:

@@ -19,8 +19,8 @@ from utils.training_state import CHECKPOINT_FILE
 SMALL = ("-t", "tmpfs", "-o", "size=2m", "tmpfs")
 PAGE = 4096
 LEAST_LIMIT = 20_000  # bytes; stdout is a file, too
-BEST_FILE = "checkpoint best_file"  # the best model may wait in memory, and have no file yet
-LOSABLE = ("log", BEST_FILE)
+BEST = "checkpoint best"  # its model may wait in memory, and have no file yet
+LOSABLE = ("log", BEST)
 IN_USE = "is in use by another process"
 
 
@@ -57,29 +57,12 @@ def _two_steps(trial: Trial) -> list[int]:
 
 def _after(trial: Trial, ended: Ended, mend: Callable[[], object]) -> Verdict:
     """See that the run came to its end all the same; what it could not write, and said so, is made up for."""
-    trial.broken += 1
-    if ended.status == 0 and "warning: " not in ended.out:
+    if ended.status != 0:
+        raise LostError(f"it did not go on: {ended}")
+    if "warning: " not in ended.out:
         return trial.judge(ended)
-    _check_end(trial, ended)
     mend()
-    return trial.judge(trial.go_on().wait(), but=LOSABLE)
-
-
-def _unless_best_is_gone(trial: Trial, ended: Ended) -> Verdict:
-    """As before, after files have vanished for good."""
-    trial.broken += 1
-    if ended.status != 0:
-        _check_end(trial, ended)
-        ended = trial.go_on().wait()
-    return trial.judge(ended, may_tell=True, but=LOSABLE)
-
-
-def _check_end(trial: Trial, ended: Ended) -> None:
-    """See that the run came to its end, if only to say that its best model's file is gone."""
-    if ended.status != 0:
-        trial.refused(ended)
-        if WEIGHTS_FILE not in ended.err or f"step {MAX_STEP} | valid" not in ended.out:
-            raise LostError(f"refused for another reason: {ended}")
+    return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
 
 
 def disk_full(*, freed: bool) -> Callable[[Trial], Verdict]:
@@ -100,7 +83,7 @@ def disk_full(*, freed: bool) -> Callable[[Trial], Verdict]:
         with mounted(trial.work_place, *SMALL):
             if freed:
                 trial.broken += 1
-                return trial.judge(trial.start(AtSteps({begin: fill, end: filler.unlink})).wait(), but=[BEST_FILE])
+                return trial.judge(trial.start(AtSteps({begin: fill, end: filler.unlink})).wait(), but=[BEST])
             return _after(trial, trial.start(AtSteps({begin: fill})).wait(), filler.unlink)
 
     return fault
@@ -115,7 +98,7 @@ def files_limited(*, lifted: bool) -> Callable[[Trial], Verdict]:
         actions = {begin: partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))}
         if lifted:
             trial.broken += 1
-            return trial.judge(trial.start(AtSteps({**actions, end: partial(limit_files, -1)})).wait(), but=[BEST_FILE])
+            return trial.judge(trial.start(AtSteps({**actions, end: partial(limit_files, -1)})).wait(), but=[BEST])
         return _after(trial, trial.start(AtSteps(actions)).wait(), lambda: None)
 
     return fault
@@ -124,7 +107,9 @@ def files_limited(*, lifted: bool) -> Callable[[Trial], Verdict]:
 def folder_removed(trial: Trial) -> Verdict:
     """The run's folder is removed in an update."""
     step = trial.rng.randrange(1, MAX_STEP + 1)
-    return _unless_best_is_gone(trial, trial.start(AtSteps({step: lambda: shutil.rmtree(trial.folder)})).wait())
+    trial.broken += 1
+    ended = trial.start(AtSteps({step: lambda: shutil.rmtree(trial.folder)})).wait()
+    return trial.judge(ended, may_tell=True, but=LOSABLE)
 
 
 def folder_away(way: str, *, back: bool) -> Callable[[Trial], Verdict]:
@@ -163,7 +148,7 @@ def folder_away(way: str, *, back: bool) -> Callable[[Trial], Verdict]:
         try:
             ended = trial.start(AtSteps({first: begin, then: end} if back else {first: begin})).wait()
             if way == "renamed":
-                return _unless_best_is_gone(trial, ended)
+                return trial.judge(ended, may_tell=True, but=LOSABLE)
             return _after(trial, ended, lambda: None if back else end())
         finally:
             if way == "read-only":
