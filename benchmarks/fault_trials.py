@@ -12,7 +12,7 @@ Printed for each fault: how many trials there were, how often the runs were brok
     told        the best model's file was lost and a worse one found, as the log says; the training is bit-equal
     lost        anything else: another result, a traceback, more than a minute without end
 
-    PYTHONPATH=DEQModel python benchmarks/fault_trials.py --trials 10
+    PYTHONPATH=DEQModel:tests python benchmarks/fault_trials.py --trials 10
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # before torch is imported: its processes fork
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from faults.catalogue import FAULTS, NEED_MOUNTS, Task, attempt, prepare
 from faults.surroundings import why_no_mounts

@@ -13,15 +13,19 @@ from pathlib import Path
 from faults.inside import AtSteps, limit_files
 from faults.processes import Ended
 from faults.trial import MAX_STEP, LostError, Trial, Verdict, arguments
-from utils.experiment import WEIGHTS_FILE
 from utils.training_state import CHECKPOINT_FILE
 
+Action = Callable[[], object]
 SMALL = ("-t", "tmpfs", "-o", "size=2m", "tmpfs")
 PAGE = 4096
 LEAST_LIMIT = 20_000  # bytes; stdout is a file, too
 BEST = "checkpoint best"  # its model may wait in memory, and have no file yet
 LOSABLE = ("log", BEST)
 IN_USE = "is in use by another process"
+
+
+def nothing() -> None:
+    """Goes wrong, or needs mending."""
 
 
 @contextmanager
@@ -50,12 +54,14 @@ def why_no_mounts() -> str | None:
             return error.stderr.decode().strip()
 
 
-def _two_steps(trial: Trial) -> list[int]:
-    """When trouble begins and ends."""
-    return sorted(trial.rng.sample(range(1, MAX_STEP + 1), 2))
+def _run(trial: Trial, begin: Action, end: Action, passes: bool) -> Ended:
+    """The run, with trouble that begins in an update and, if it passes, ends in a later one."""
+    first, then = sorted(trial.rng.sample(range(1, MAX_STEP + 1), 2))
+    trial.broken += 1
+    return trial.start(AtSteps({first: begin, then: end} if passes else {first: begin})).wait()
 
 
-def _after(trial: Trial, ended: Ended, mend: Callable[[], object]) -> Verdict:
+def _after(trial: Trial, ended: Ended, mend: Action) -> Verdict:
     """See that the run came to its end all the same; what it could not write, and said so, is made up for."""
     if ended.status != 0:
         raise LostError(f"it did not go on: {ended}")
@@ -65,8 +71,8 @@ def _after(trial: Trial, ended: Ended, mend: Callable[[], object]) -> Verdict:
     return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
 
 
-def disk_full(*, freed: bool) -> Callable[[Trial], Verdict]:
-    """Between two updates of the run, or until it has ended, its file system is full."""
+def disk_full(*, passes: bool) -> Callable[[Trial], Verdict]:
+    """The run's file system is full, for some updates or until the run has ended."""
 
     def fault(trial: Trial) -> Verdict:
         trial.work_place = trial.place / "disk"
@@ -79,80 +85,83 @@ def disk_full(*, freed: bool) -> Callable[[Trial], Verdict]:
             with suppress(OSError):
                 filler.write_bytes(bytes(max(disk.f_bavail * disk.f_frsize - left, 1)))
 
-        begin, end = _two_steps(trial)
         with mounted(trial.work_place, *SMALL):
-            if freed:
-                trial.broken += 1
-                return trial.judge(trial.start(AtSteps({begin: fill, end: filler.unlink})).wait(), but=[BEST])
-            return _after(trial, trial.start(AtSteps({begin: fill})).wait(), filler.unlink)
+            ended = _run(trial, fill, filler.unlink, passes)
+            return trial.judge(ended, but=[BEST]) if passes else _after(trial, ended, filler.unlink)
 
     return fault
 
 
-def files_limited(*, lifted: bool) -> Callable[[Trial], Verdict]:
-    """Between two updates, or until the process ends, no file may become longer than some size."""
+def files_limited(*, passes: bool) -> Callable[[Trial], Verdict]:
+    """No file may become longer than some size, for some updates or until the process ends."""
 
     def fault(trial: Trial) -> Verdict:
         whole = (trial.reference.folder / CHECKPOINT_FILE).stat().st_size
-        begin, end = _two_steps(trial)
-        actions = {begin: partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))}
-        if lifted:
-            trial.broken += 1
-            return trial.judge(trial.start(AtSteps({**actions, end: partial(limit_files, -1)})).wait(), but=[BEST])
-        return _after(trial, trial.start(AtSteps(actions)).wait(), lambda: None)
+        limit = partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))
+        ended = _run(trial, limit, partial(limit_files, -1), passes)
+        return trial.judge(ended, but=[BEST]) if passes else _after(trial, ended, nothing)
 
     return fault
 
 
 def folder_removed(trial: Trial) -> Verdict:
     """The run's folder is removed in an update."""
-    step = trial.rng.randrange(1, MAX_STEP + 1)
-    trial.broken += 1
-    ended = trial.start(AtSteps({step: lambda: shutil.rmtree(trial.folder)})).wait()
+    ended = _run(trial, lambda: shutil.rmtree(trial.folder), nothing, False)
     return trial.judge(ended, may_tell=True, but=LOSABLE)
 
 
-def folder_away(way: str, *, back: bool) -> Callable[[Trial], Verdict]:
-    """The run's folder is "renamed", "replaced" by a file or "read-only"; some updates later it is as it was before.
-
-    Args:
-        way: what happens to it.
-        back: false leaves a renamed one where it is, and mends the others after the run's end. Where it is put back,
-            what the run has written to a new one in its place is lost.
-    """
+def folder_renamed(*, passes: bool) -> Callable[[Trial], Verdict]:
+    """The run's folder gets another name, and may get its own back; what was written under that meanwhile is lost."""
 
     def fault(trial: Trial) -> Verdict:
         aside = trial.place / "aside"
 
-        def begin() -> None:
-            folder = trial.folder
-            if way == "read-only":
-                _call("mount", "--bind", str(folder), str(folder))
-                _call("mount", "-o", "remount,ro,bind", str(folder))
-                return
-            folder.rename(aside)
-            if way == "replaced":
-                folder.touch()
+        def put_back() -> None:
+            shutil.rmtree(trial.folder, ignore_errors=True)
+            aside.rename(trial.folder)
 
-        def end() -> None:
-            folder = trial.folder
-            if way == "read-only":
-                _call("umount", "--lazy", str(folder))
-                return
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            folder.unlink(missing_ok=True)
-            aside.rename(folder)
+        ended = _run(trial, lambda: trial.folder.rename(aside), put_back, passes)
+        return trial.judge(ended, may_tell=True, but=LOSABLE)
 
-        first, then = _two_steps(trial)
+    return fault
+
+
+def folder_replaced(*, passes: bool) -> Callable[[Trial], Verdict]:
+    """A file is where the run's folder was, for some updates or until the run has ended."""
+
+    def fault(trial: Trial) -> Verdict:
+        aside = trial.place / "aside"
+
+        def replace() -> None:
+            trial.folder.rename(aside)
+            trial.folder.touch()
+
+        def put_back() -> None:
+            trial.folder.unlink()
+            aside.rename(trial.folder)
+
+        return _after(trial, _run(trial, replace, put_back, passes), nothing if passes else put_back)
+
+    return fault
+
+
+def folder_read_only(*, passes: bool) -> Callable[[Trial], Verdict]:
+    """The run's folder cannot be written, for some updates or until the run has ended."""
+
+    def fault(trial: Trial) -> Verdict:
+        def forbid() -> None:
+            _call("mount", "--bind", str(trial.folder), str(trial.folder))
+            _call("mount", "-o", "remount,ro,bind", str(trial.folder))
+
+        def allow() -> None:
+            _call("umount", "--lazy", str(trial.folder))
+
         try:
-            ended = trial.start(AtSteps({first: begin, then: end} if back else {first: begin})).wait()
-            if way == "renamed":
-                return trial.judge(ended, may_tell=True, but=LOSABLE)
-            return _after(trial, ended, lambda: None if back else end())
+            ended = _run(trial, forbid, allow, passes)
         finally:
-            if way == "read-only":
-                subprocess.run(["umount", "--lazy", str(trial.folder)], capture_output=True)  # where it still is
+            if not passes:
+                allow()
+        return _after(trial, ended, nothing)
 
     return fault
 
