@@ -3,6 +3,10 @@
 if __name__ == "__main__":
     import signal
 
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(
+            signal.SIGUSR1, lambda number, frame: None
+        )  # asks for a checkpoint: outside training there is none
     on_interrupt = signal.getsignal(signal.SIGINT)
     if on_interrupt is signal.default_int_handler:  # not where the shell has it ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the imports take seconds: Ctrl-C ends them without a traceback
@@ -31,7 +35,7 @@ from utils.launch import launch, leave_with
 from utils.out_of_memory import enough_memory
 from utils.peak_memory import peak_memory
 from utils.progress import LostScreenError, say
-from utils.restart import changes, inherited
+from utils.restart import changes, inherited, of_the_run
 from utils.results import RunResults
 from utils.resuming import resume
 from utils.run_messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def is_another() -> bool:
     """Whether this is one of several processes, but not the first, which speaks for all."""
-    return os.environ.get("RANK", "0") != "0"
+    return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
 
 def explained(message: str, status: int, *, wait: float = 0) -> int:
@@ -114,6 +118,7 @@ def work(settings: Settings, state: TrainingState | None, remarks: Sequence[str]
     device = world.device(settings.cuda)
     corpus = Corpus.load(settings.data, settings.dataset)
     check_corpus(settings, state, corpus)
+    world.see_agreement({**of_the_run(settings), "corpus": corpus.checksum, "step": state.step if state else 0})
     model = make_model(settings, len(corpus.vocab), device)
 
     def evaluated(settings: Settings) -> dict[str, OrderedBatches]:
@@ -239,6 +244,7 @@ def train(
         experiment.results(results.as_dict())
         if world.is_first:
             experiment.log(f"\n{results}\n{where(experiment)}")
+        trainer.best.see_that_it_is_written()
 
 
 def open_experiment(settings: Settings, state: TrainingState | None, world: World) -> Experiment:

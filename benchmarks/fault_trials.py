@@ -9,7 +9,8 @@ Printed for each fault: how many trials there were, how often the runs were brok
 
     bit-equal   it ended as the undisturbed run did, to the bit
     refused     with one line that says why; where nothing had been saved, it was started anew, and ended so
-    told        the best model's file was lost and a worse one found, as the log says; the training is bit-equal
+    told        with a warning that the best model was lost (and a worse one found; the training is bit-equal), or that
+                the checkpoint is another run's
     lost        anything else: another result, a traceback, more than a minute without end
 
     PYTHONPATH=DEQModel:tests python benchmarks/fault_trials.py --trials 10

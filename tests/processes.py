@@ -23,6 +23,7 @@ class Job:
     """A command line, a folder for what the processes print, and what is done to one of them.
 
     Attributes:
+        of_others: the command line of the processes after the first, where it is another.
         ailing: the rank of the process that `number` is sent to by itself, in the update that ends with step `at`.
     """
 
@@ -31,6 +32,7 @@ class Job:
     ailing: int = -1
     at: int = 0
     number: int = signal.SIGKILL
+    of_others: tuple[str, ...] | None = None
 
 
 def checkpoint(folder: Path) -> dict:
@@ -96,7 +98,7 @@ def _work(job: Job, rank: int = 0) -> int:
             stack.enter_context(redirect(stack.enter_context(open(job.place / f"{name}-{rank}", "w"))))
         if rank:
             patch.setattr("train_transformer.OF_ALL", 0)
-        status = train_transformer.main(job.argv)
+        status = train_transformer.main((rank and job.of_others) or job.argv)
     if dist.is_initialized():
         dist.destroy_process_group()
     return status

@@ -53,6 +53,12 @@ Inside = Callable[..., object]  # calls a function with these arguments
 def inside(place) -> Iterator[Inside]:
     """In a process that may fork, as it has no threads."""
     context = multiprocessing.get_context("spawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # read when it is started
+        yield from pool_of_one(context, place)
+
+
+def pool_of_one(context: multiprocessing.context.SpawnContext, place: Path) -> Iterator[Inside]:
     with ProcessPoolExecutor(1, context, initializer=prepare, initargs=(place,)) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
 

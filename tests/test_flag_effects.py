@@ -13,7 +13,6 @@ from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_
 import train_transformer
 from utils.flags import parse
 from utils.settings import Settings, flags_of
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,6 @@ def moved(outcome: Outcome, key: str) -> float:
     settings = Settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
     start = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
     return float((outcome.weights[key] - start[key]).abs().max())
-
-
-def checkpoints(outcome: Outcome) -> list[int]:
-    """Steps of a run's checkpoint and of the one before it."""
-    paths = (outcome.folder / name for name in (CHECKPOINT_FILE, PREVIOUS_FILE))
-    return [torch.load(path, weights_only=True)["step"] for path in paths if path.exists()]
 
 
 EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
@@ -193,7 +186,6 @@ EFFECTS = {
     "mem_len": Effect("--mem_len 2", lambda a, b: "memory 2" in b.out and learned_otherwise(a, b)),
     "varlen": Effect("--varlen", lambda a, b: b.results["training"]["tokens"] != 4 * 4 * 8),
     "seed": Effect("--seed 2", learned_otherwise),
-    "save_interval": Effect("--save_interval 2", lambda a, b: (checkpoints(a), checkpoints(b)) == ([4], [4, 2])),
     "max_eval_steps": Effect(
         "--max_eval_steps 2", lambda a, b: b.results["test"]["n_segments"] == 2 and loss(a) != loss(b)
     ),
@@ -217,6 +209,7 @@ ELSEWHERE = {
     "attn_type",
     "sweep",
     "max_bad_steps",
+    "save_interval",
 }
 INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range", "proj_init_std"}
 

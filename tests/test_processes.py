@@ -134,3 +134,11 @@ def test_processes_without_a_row_or_with_too_few_for_the_chunks_are_refused(plac
             assert len(lines) == 1
             assert re.search(re.escape(part), lines[0])
     assert not (tmp_path / "deq-text").exists()
+
+
+def test_processes_that_would_train_otherwise_are_refused(place, tmp_path):
+    """As on two machines, each with a command line and files of its own."""
+    one, other = (job(place, tmp_path, "differ", f"--lr {lr}") for lr in (0.01, 0.02))
+    assert run_in(2, [Job(one.argv, one.place, of_others=other.argv)]) == [[2, 2]]
+    assert "the processes differ: lr is 0.01 in process 0 and 0.02 in process 1" in (one.place / "err-0").read_text()
+    assert not (tmp_path / "deq-text").exists()

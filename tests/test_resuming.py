@@ -13,7 +13,7 @@ import torch
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
 from utils.training import Trainer
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
+from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE, TrainingState
 
 SHORT = "--tgt_len 30 --max_step 10 --log-interval 3 --eval-interval 4"  # 7 segments an epoch
 KINDS = {
@@ -109,17 +109,51 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
     assert a["training"]["updates"] == b["training"]["updates"] == 10
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
-def test_signals_save(number, status, place):
+@pytest.fixture
+def saved(monkeypatch) -> list[int]:
+    """The steps at which checkpoints are written."""
+    steps, save = [], TrainingState.save
+    monkeypatch.setattr(TrainingState, "save", lambda state, folder: (steps.append(state.step), save(state, folder)))
+    return steps
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_stop(number, status, place, saved):
     with signal_in_update(3, number):
         outcome = call(flags(place, "--eval-interval 100", f"signal-{number}"))
-    assert outcome.status == status
-    if status:
-        assert content(outcome.folder)["step"] == 3
-        assert f"--restart --restart_dir {outcome.folder}" in outcome.out
-    else:
-        steps = [torch.load(outcome.folder / n, weights_only=True)["step"] for n in (CHECKPOINT_FILE, PREVIOUS_FILE)]
-        assert steps == [10, 3], "the run goes on after the warning"
+    assert (outcome.status, saved) == (status, [3])
+    assert content(outcome.folder)["step"] == 3
+    assert f"--restart --restart_dir {outcome.folder}" in outcome.out
+
+
+def test_the_warning_of_clusters_saves_and_the_run_goes_on(place, saved):
+    with signal_in_update(3, signal.SIGUSR1):
+        outcome = call(flags(place, "--eval-interval 100", "warned"))
+    assert (outcome.status, saved) == (0, [3, 10, 10])
+
+
+def test_checkpoints_are_written_at_intervals_before_validations_and_at_the_end(place, saved):
+    assert call(flags(place, "--save_interval 3 --eval-interval 4", "intervals")).status == 0
+    assert saved == [3, 4, 6, 8, 9, 10, 10]
+
+
+def test_best_model_of_a_finished_run_outlives_worse_ones(place):
+    first = call(flags(place, "--eval-interval 100", "better"))
+    loss, weights = first.results["valid"]["loss"], first.weights
+    rest = restart(first.folder, "--max_step 12 --lr 3 --scheduler constant")
+    assert rest.status == 0
+    assert rest.results["valid"]["loss"] == loss
+    assert_same(rest.weights, weights)
+    assert "step 10 | valid: perplexity" in rest.log
+
+
+def test_damaged_checkpoint_never_becomes_the_one_before(stopped):
+    newest = stopped / CHECKPOINT_FILE
+    newest.write_bytes(newest.read_bytes()[:-500])
+    with signal_in_update(5):
+        assert restart(stopped).status == 143
+    steps = [torch.load(stopped / name, weights_only=True)["step"] for name in (CHECKPOINT_FILE, PREVIOUS_FILE)]
+    assert steps == [5, 4]
 
 
 def test_signal_in_a_validation_ends_it_and_loses_nothing(place, monkeypatch):

@@ -76,3 +76,16 @@ class BestModel:
         if archive_signature(path) != self.signature:
             raise UserError(f"{path} is not the file that was written")
         return state
+
+    def see_that_it_is_written(self) -> None:
+        """Try for the last time to write weights that could not be written.
+
+        Raises:
+            UserError: they are lost with this process.
+        """
+        self.write_what_waits()
+        if self.waiting is not None and self.experiment.folder is not None:
+            raise UserError(
+                f"the best model could not be written to {self.experiment.folder / WEIGHTS_FILE} and is lost: make "
+                "room or mend the folder, then repeat what came after the last checkpoint with --restart"
+            )

@@ -115,6 +115,22 @@ class World:
         dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
+    def see_agreement(self, mine: Mapping[str, Any]) -> None:
+        """Compare what the processes are about to do: their files may be on different machines.
+
+        Raises:
+            UserError: on all of them, where some entry is not the same everywhere.
+        """
+        first, *others = self.gather(mine) or [mine]
+        told = [
+            f"{name} is {first[name]} in process 0 and {other[name]} in process {rank}"
+            for rank, other in enumerate(others, start=1)
+            for name in first
+            if other[name] != first[name]
+        ]
+        if told := self.of_first(told):
+            raise UserError(f"the processes differ: {'; '.join(told)}: give all of them the same flags and files")
+
     @torch.no_grad()
     def copy_from_first(self, module: nn.Module) -> None:
         """Give all processes' modules the parameters and buffers of the first one's."""

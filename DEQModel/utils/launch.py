@@ -94,6 +94,7 @@ def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]
         torch.set_num_threads(max(torch.get_num_threads() // int(environment["WORLD_SIZE"]), 1))
     os.setsid()  # a terminal's Ctrl-C comes from the launcher alone: a second one means at once
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # not SIGINT, which is ignored in the background
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)  # asks for a checkpoint: outside training there is none
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a process that is killed would leave behind
     leave_with(main, argv)
 

@@ -42,6 +42,11 @@ def inherited(before: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {**kept, "cutoffs": kept["cutoffs"] or None}
 
 
+def of_the_run(settings: Settings) -> dict[str, Any]:
+    """The settings without those that are of a call; machines may have the corpus in different places."""
+    return {name: value for name, value in vars(settings).items() if name not in (*OF_THE_CALL, "data")}
+
+
 def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
     """A line on each setting that has changed, and one where the folder seems to be another run's.
 
@@ -68,7 +73,7 @@ def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
     if now.max_step < step:
         raise UserError(f"--max_step {now.max_step} lies before step {step}, which the run has reached: raise it")
     told = [f"changed: {flag} is {new}, was {was}" for flag, (was, new, _) in changed.items()]
-    name, folder = before["name"], os.path.basename(os.path.abspath(now.restart_dir))
+    name, folder = before["name"], os.path.basename(os.path.realpath(now.restart_dir))
     if name != NO_NAME and folder != name and not folder.startswith(f"{name}-"):
         told.append(f"warning: the checkpoint in {now.restart_dir} is of a run that was named {name}")
     return told

@@ -44,6 +44,7 @@ def captured(trainer: Trainer) -> TrainingState | None:
         plateau=vars(trainer.plateau),
         window=trainer.window.as_dict(),
         bad_steps=trainer.bad_steps,
+        validation_pending=trainer.validation_pending,
         totals=vars(trainer.totals),
         best=trainer.best.report and dataclasses.asdict(trainer.best.report),
         best_file=trainer.best.signature,
@@ -69,7 +70,9 @@ def resume(trainer: Trainer, state: TrainingState) -> None:
             f"--restart_dir {trainer.settings.restart_dir}: its checkpoint holds the state of another kind of run "
             f"({type(error).__name__}: {error}): pass the folder of a run of this script"
         ) from error
-    trainer.resumed = True
+    trainer.validation_pending = state.validation_pending
+    if trainer.world.is_first:
+        state.become_the_newest()
     state.model.clear()  # a gigabyte, of which the model and the optimizer have their own
     state.optimizer.clear()
 

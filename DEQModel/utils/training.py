@@ -80,7 +80,7 @@ class Trainer:
         self.best = BestModel(experiment)
         self.after_shallow: EvaluationReport | None = None
         self.signals = Signals()
-        self.resumed = False
+        self.validation_pending = False
 
     @property
     def device(self) -> torch.device:
@@ -104,8 +104,8 @@ class Trainer:
         """Make all updates that are left.
 
         Raises:
-            UserError: too many updates in a row were not finite, or memory ran out; a checkpoint has been written.
-            Stopped: a signal came; likewise.
+            UserError: too many updates in a row were not finite, and a checkpoint has been written; or memory ran out.
+            Stopped: a signal came, and a checkpoint has been written.
         """
         self.model.train()
         self.parallel = self._parallel()
@@ -113,12 +113,13 @@ class Trainer:
             self.settings.max_step, "train", initial=self.step, keep=True, hidden=not self.world.is_first
         )
         with self.signals, bar:
-            if self.resumed and self._validation_is_due():
+            nothing_to_test = self.step >= self.settings.max_step and self.best.report is None
+            if self.validation_pending or nothing_to_test:
                 self.validate()
             while self.step < self.settings.max_step:
                 self.clock = time.perf_counter()
                 for batch in self.batches.from_position(self.position):
-                    self._account(batch, *self._update_or_save(batch))
+                    self._account(batch, *self.update(batch))
                     if bar.update():
                         bar.set_postfix_str(self.window.brief())
                     self._between_updates()
@@ -138,27 +139,19 @@ class Trainer:
         parallel.register_comm_hook(None, sum_gradients)  # each process has its share of the loss
         return parallel
 
-    def _update_or_save(self, batch: TrainingSegment) -> tuple[float, float]:
-        try:
-            return self.update(batch)
-        except UserError:
-            if self.world.size == 1:  # the other processes may have had enough memory, and cannot take part
-                self.save()
-            raise
-
     def _between_updates(self) -> None:
         settings, last = self.settings, self.step == self.settings.max_step
         if last or self.step % settings.log_interval == 0:
             self._log()
-        validation = self._validation_is_due()
+        self.validation_pending = self._validation_is_due()
         asked, stop = self.signals.asked(self.world)
-        if asked or last or validation or self.step % settings.steps_between_saves == 0:
+        if asked or last or self.validation_pending or self.step % settings.steps_between_saves == 0:
             self.save()
         if stop is not None:
             raise Stopped(stop)
         if self.bad_steps >= settings.max_bad_steps:
             self._give_up()
-        if validation:
+        if self.validation_pending:
             self.validate()
 
     def _validation_is_due(self) -> bool:
@@ -307,6 +300,9 @@ class Trainer:
             set_rate(self.optimizer, self.lr)
         with self.signals.later():
             self.best.consider(report, self.model)
+        self.validation_pending = False
+        if self.step == self.settings.max_step:
+            self.save()
         return report
 
     def restore_best(self) -> EvaluationReport:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -39,11 +40,13 @@ class TrainingState:
         plateau: of --scheduler dev_perf.
         window: what the next log line is to tell.
         bad_steps: skipped updates up to now, in a row.
+        validation_pending: the run was about to validate.
         totals: of the run.
         best: report of the best validation, None before the first.
         best_file: identity of the file with the best model.
         after_shallow: report at the end of the shallow stage.
         log_end: length of the log, bytes.
+        path: of the file that it was read from; not in the file.
     """
 
     settings: dict[str, Any]
@@ -59,11 +62,13 @@ class TrainingState:
     plateau: dict[str, Any]
     window: dict[str, Any]
     bad_steps: int
+    validation_pending: bool
     totals: dict[str, Any]
     best: dict[str, Any] | None
     best_file: str | None
     after_shallow: dict[str, Any] | None
     log_end: int
+    path: Path | None = None
 
     def save(self, folder: Path) -> None:
         """Make this the folder's checkpoint, and what was that its previous one.
@@ -73,7 +78,7 @@ class TrainingState:
         """
         folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         new, path = folder / UNDER_WAY, folder / CHECKPOINT_FILE
-        content = portable({"format": FORMAT, **vars(self)})
+        content = portable({"format": FORMAT, **{name: getattr(self, name) for name in self._names()}})
         write_atomically(new, partial(torch.save, content))
         if path.exists():
             os.replace(path, folder / PREVIOUS_FILE)
@@ -94,7 +99,7 @@ class TrainingState:
                 faults.append(f"{path} does not exist")
                 continue
             try:
-                content = read_tensors(path, "cpu", remedy="the one before it is used where there is one")
+                content = read_tensors(path, "cpu", remedy="it cannot be used")
             except UserError as error:
                 faults.append(str(error))
                 continue
@@ -114,10 +119,21 @@ class TrainingState:
     def _of(cls, content: object, path: Path) -> "TrainingState":
         if not isinstance(content, Mapping) or "format" not in content:
             raise UserError(f"{path} is no checkpoint of a training run: {REMEDY}")
-        names = {field.name for field in fields(cls)}
+        names = cls._names()
         if content["format"] != FORMAT or content.keys() != names | {"format"}:
             raise UserError(
                 f"{path} has format {content['format']}, this version reads format {FORMAT}: go on with the version "
                 "that wrote it, or start a new run from its weights with --load model_state_dict.pkl"
             )
-        return cls(**{name: content[name] for name in names})
+        return cls(**{name: content[name] for name in names}, path=path)
+
+    @classmethod
+    def _names(cls) -> set[str]:
+        """Of what is in the file."""
+        return {field.name for field in fields(cls)} - {"path"}
+
+    def become_the_newest(self) -> None:
+        """Take the place of the checkpoint that could not be read, which must not become the one before the next."""
+        if self.path.name == PREVIOUS_FILE:
+            with suppress(OSError):  # told of when the next one is written
+                os.replace(self.path, self.path.with_name(CHECKPOINT_FILE))

@@ -83,7 +83,7 @@ def checkpoints_damaged(names: Sequence[str]) -> Callable[[Trial], Verdict]:
             raise LostError(f"not a word on the {damage.__name__} file: {ended.out!r}")
         if damage is folder and ended.status == 0 and "no checkpoint could be written" in ended.out:
             (trial.folder / names[0]).rmdir()  # it was in the way, as the warning says
-            ended = trial.resume().wait()
+            return trial.judge(trial.resume().wait(), but=["checkpoint best"])  # which the last one may not know
         return trial.judge(ended, may_refuse=not sound)
 
     return fault

@@ -89,8 +89,8 @@ class Verdict:
 
     Attributes:
         outcome: "bit-equal": it ended like the undisturbed run. "refused": with one line that says why; where nothing
-            had been saved, it was started anew and ended so. "told": the best model was lost, which the log says, and
-            the training went its way all the same. "lost": anything else.
+            had been saved, it was started anew and ended so. "told": with a warning that the best model was lost, and
+            the training went its way all the same; or that the checkpoint is another run's. "lost": anything else.
         note: why it is lost.
         broken: how often the run was broken.
     """
