@@ -153,6 +153,11 @@ class World:
 def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """(RANK, WORLD_SIZE, LOCAL_RANK)."""
     missing = [name for name in VARIABLES if not environment.get(name)]
+    if not environment["WORLD_SIZE"].isdecimal() or environment["WORLD_SIZE"] == "0":
+        raise UserError(
+            f"WORLD_SIZE is {environment['WORLD_SIZE']!r}, which is no number of processes: start them with torchrun, "
+            "or unset WORLD_SIZE for a single one"
+        )
     if missing:
         raise UserError(
             f"WORLD_SIZE is {environment['WORLD_SIZE']!r}, but {', '.join(missing)} is not set: start the processes "
