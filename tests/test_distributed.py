@@ -194,7 +194,7 @@ def test_a_world_of_one_needs_nothing_else(monkeypatch, size):
         ({"RANK": "2"}, ["RANK '2'", "WORLD_SIZE '2'", "torchrun"]),
         ({"RANK": "0"}, ["RANK '0'", "LOCAL_RANK '1'"]),
         ({"RANK": "-1"}, ["RANK '-1'"]),
-        ({"WORLD_SIZE": "two"}, ["WORLD_SIZE 'two'"]),
+        ({"WORLD_SIZE": "two"}, ["WORLD_SIZE is 'two'"]),
         ({"MASTER_PORT": "http"}, ["MASTER_PORT 'http'"]),
         ({"MASTER_PORT": "99999"}, ["process 1 of 2", "127.0.0.1:99999", "65535"]),
         ({"MASTER_PORT": "1"}, ["process 1 of 2", "127.0.0.1:1 ", "timed out", "MASTER_ADDR and MASTER_PORT"]),

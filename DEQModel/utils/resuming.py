@@ -101,22 +101,22 @@ def _restore_reports(trainer: Trainer, state: TrainingState) -> None:
 
 
 def _best_is_there(trainer: Trainer, state: TrainingState) -> bool:
-    """Whether the file of the best model is the one that the checkpoint knows.
+    """Whether the best model that the checkpoint knows may be looked for again at the end.
 
-    A sound one that is not was written after the checkpoint: the validation that found it will be repeated.
+    A sound file that is another was written after the checkpoint: the validation that found it will be repeated, and
+    the file written again.
     """
     if trainer.experiment.folder is None:
         return False
     path = trainer.experiment.folder / WEIGHTS_FILE
     try:
         check_archive(path, remedy="the search for the best model starts again")
-        signature = archive_signature(path)
-        if signature is None or state.best_file is None:
+        if archive_signature(path) is None or state.best_file is None:
             raise UserError(f"{path} does not hold the best model: the search for it starts again")
     except UserError as error:
         trainer.experiment.log(f"warning: {error}")
         return False
-    return signature == state.best_file
+    return True
 
 
 def _restore_randomness(trainer: Trainer, state: TrainingState) -> None:
