@@ -111,7 +111,9 @@ def _best_is_there(trainer: Trainer, state: TrainingState) -> bool:
     path = trainer.experiment.folder / WEIGHTS_FILE
     try:
         check_archive(path, remedy="the search for the best model starts again")
-        if archive_signature(path) is None or state.best_file is None:
+        signature, ended = archive_signature(path), trainer.step >= trainer.settings.max_step
+        replaced = signature != state.best_file and ended and not state.validation_pending
+        if signature is None or state.best_file is None or replaced:
             raise UserError(f"{path} does not hold the best model: the search for it starts again")
     except UserError as error:
         trainer.experiment.log(f"warning: {error}")
