@@ -35,7 +35,7 @@ from utils.launch import launch, leave_with
 from utils.out_of_memory import enough_memory
 from utils.peak_memory import peak_memory
 from utils.progress import LostScreenError, say
-from utils.restart import changes, inherited, of_the_run
+from utils.restart import changes, inherited, without_places
 from utils.results import RunResults
 from utils.resuming import resume
 from utils.run_messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
@@ -118,7 +118,7 @@ def work(settings: Settings, state: TrainingState | None, remarks: Sequence[str]
     device = world.device(settings.cuda)
     corpus = Corpus.load(settings.data, settings.dataset)
     check_corpus(settings, state, corpus)
-    world.see_agreement({**of_the_run(settings), "corpus": corpus.checksum, "step": state.step if state else 0})
+    world.see_agreement({**without_places(settings), "corpus": corpus.checksum, "step": state.step if state else 0})
     model = make_model(settings, len(corpus.vocab), device)
 
     def evaluated(settings: Settings) -> dict[str, OrderedBatches]:

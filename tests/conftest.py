@@ -62,3 +62,11 @@ def run(place) -> Callable[[str], Outcome]:
 def weights_file(run) -> str:
     """A model that was trained a little."""
     return str(run("--max_step 8").folder / "model_state_dict.pkl")
+
+
+@pytest.fixture
+def user_cache(tmp_path_factory, monkeypatch) -> Path:
+    """An empty folder as the user's cache folder."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home

@@ -28,11 +28,7 @@ print(corpus.ids["train"].tolist())
 """
 
 
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory, monkeypatch):
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    return home
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 @pytest.fixture

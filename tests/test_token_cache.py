@@ -15,11 +15,7 @@ TEXTS = {"train": "a b a c ü dd\n" * 5, "valid": "b a\n", "test": "c\n"}
 FILES = ("words.txt", "record.json", "train.int32", "valid.int32", "test.int32")
 
 
-@pytest.fixture(autouse=True)
-def user_cache(tmp_path_factory, monkeypatch):
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    return home
+pytestmark = pytest.mark.usefixtures("user_cache")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from utils.settings import NO_NAME, Settings, flags_of
 
 # Of a call, not of the run: never taken from before, and free to change.
 OF_THE_CALL = ("cuda", "multi_gpu", "gpu0_bsz", "eval", "load", "restart", "restart_dir", "sweep", "debug")
+PLACES = ("data", "load", "restart_dir")
 FIXED = {
     "the weights have its shape": (
         *("n_head", "d_head", "d_embed", "d_model", "d_inner"),
@@ -42,9 +43,9 @@ def inherited(before: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {**kept, "cutoffs": kept["cutoffs"] or None}
 
 
-def of_the_run(settings: Settings) -> dict[str, Any]:
-    """The settings without those that are of a call; machines may have the corpus in different places."""
-    return {name: value for name, value in vars(settings).items() if name not in (*OF_THE_CALL, "data")}
+def without_places(settings: Settings) -> dict[str, Any]:
+    """The settings that several processes must share; files may lie in different places on their machines."""
+    return {name: value for name, value in vars(settings).items() if name not in PLACES}
 
 
 def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
