@@ -35,7 +35,7 @@ from utils.launch import launch, leave_with
 from utils.out_of_memory import enough_memory
 from utils.peak_memory import peak_memory
 from utils.progress import LostScreenError, say
-from utils.restart import changes, inherited, without_places
+from utils.restart import changes, completed, inherited, without_places
 from utils.results import RunResults
 from utils.resuming import resume
 from utils.run_messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
@@ -100,9 +100,11 @@ def run(argv: Sequence[str]) -> int:
     state, remarks = None, []
     if options.get("restart") and options.get("restart_dir") and not options.get("eval"):
         state, remarks = TrainingState.newest(options["restart_dir"])
-    settings = settle(options, state and inherited(state.settings, options["restart_dir"]))
+        before, told = completed(state.settings, options["restart_dir"])
+        remarks += told
+    settings = settle(options, state and inherited(before))
     if state:
-        remarks += changes(state.settings, settings, state.step)
+        remarks += changes(before, settings, state.step)
     n_gpus = torch.cuda.device_count()
     if settings.multi_gpu and settings.cuda and n_gpus > 1 and "WORLD_SIZE" not in os.environ:
         Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once

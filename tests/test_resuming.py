@@ -284,6 +284,33 @@ def test_checkpoint_of_another_version_is_refused(change, stopped):
     assert "go on with the version that wrote it" in outcome.err
 
 
+def rewrite_settings(folder: Path, rewritten) -> None:
+    """The checkpoint of a program with other settings."""
+    checkpoint = content(folder)
+    torch.save({**checkpoint, "settings": rewritten(dict(checkpoint["settings"]))}, folder / CHECKPOINT_FILE)
+
+
+def test_checkpoint_of_an_older_program_goes_on_with_defaults_that_are_told(stopped, place):
+    """To the bits of a run that had the defaults, whatever settings the older program did not have."""
+    whole = call(flags(place, "--save_interval 4", "newer"))
+    lacking = ("jac_loss_weight", "f_history", "max_bad_steps", "log_interval")
+    rewrite_settings(stopped, lambda s: {name: value for name, value in s.items() if name not in lacking})
+    rest = restart(stopped, "--log-interval 3")
+    assert rest.status == 0, rest.err
+    for flag, default in (("jac_loss_weight", 0.0), ("f_history", None), ("max_bad_steps", 10), ("log-interval", 200)):
+        assert f"note: the run's program had no --{flag}: it goes on with the default, {default}\n" in rest.out
+    assert "changed: --log-interval is 3, was 200" in rest.out
+    assert rest.same_weights(whole)
+
+
+def test_settings_that_this_program_does_not_know_are_refused(stopped):
+    rewrite_settings(stopped, lambda s: {**s, "of_the_future": 3})
+    outcome = restart(stopped)
+    assert (outcome.status, outcome.out) == (2, "")
+    for part in ("does not know (of_the_future)", "go on with the program that wrote", "--load"):
+        assert part in outcome.err
+
+
 @pytest.mark.parametrize("other", [{"a": torch.ones(2)}, [1, 2], 3])
 def test_other_tensor_files_are_no_checkpoints(other, stopped):
     torch.save(other, stopped / CHECKPOINT_FILE)

@@ -26,19 +26,27 @@ FIXED = {
 }
 
 
-def inherited(before: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The settings of an earlier run that hold where the command line does not name them.
+def completed(before: Mapping[str, Any], folder: str) -> tuple[dict[str, Any], list[str]]:
+    """The settings of an earlier run, with defaults for those that its program lacked, and a line on each of these.
 
     Raises:
-        UserError: they are not those of this version.
+        UserError: it has settings that this program does not know, and so would not follow.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
-    if before.keys() != known:
-        names = ", ".join(sorted(before.keys() ^ known))
+    flags = flags_of(Settings)
+    unknown = sorted(before.keys() - flags.keys())
+    if unknown:
         raise UserError(
-            f"--restart_dir {folder}: the run has other settings than this version knows ({names}): go on with the "
-            "version that started it, or start a new run from its weights with --load"
+            f"--restart_dir {folder}: the run has settings that this program does not know ({', '.join(unknown)}): go "
+            "on with the program that wrote its checkpoint, or start a new run from its weights with --load"
         )
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    newer = {flags[name].option(name): defaults[name] for name in defaults if name not in before}
+    remarks = [f"note: the run's program had no {flag}: it goes on with the default, {newer[flag]}" for flag in newer]
+    return {**defaults, **before}, remarks
+
+
+def inherited(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an earlier run, completed, that hold where the command line does not name them."""
     kept = {name: value for name, value in before.items() if name not in OF_THE_CALL}
     return {**kept, "cutoffs": kept["cutoffs"] or None}
 
