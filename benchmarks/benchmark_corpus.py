@@ -25,7 +25,7 @@ WIKITEXT103_UNKNOWN = 441_959
 WIKITEXT103_HELD_OUT = {"valid": 217_646, "test": 245_569}  # tokens
 START = """
 import json, time
-from data_utils import Corpus
+from data.corpus import Corpus
 imported = time.perf_counter()
 corpus = Corpus.load({folder!r}, "wt103")
 loaded = time.perf_counter()

@@ -19,7 +19,7 @@ import torch
 from measuring import in_mib, median_seconds, peak_bytes
 from torch import Tensor
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 
 LENGTH = 75
 BATCH = 4

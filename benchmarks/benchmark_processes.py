@@ -21,8 +21,8 @@ from unittest import mock
 from soak import write_corpus
 
 import train_transformer
-from utils.launch import launch
-from utils.training import Trainer
+from system.launch import launch
+from training.trainer import Trainer
 
 MODEL = (
     "--dataset text --n_layer 2 --n_head 8 --d_head 32 --d_model 256 --d_inner 2048 --wnorm --batch_size 8 "
@@ -42,7 +42,7 @@ def record(arguments: Sequence[str]) -> int:
         figures.append((loss, time.perf_counter() - start))
         return loss, norm
 
-    quiet = mock.patch("utils.experiment.say")
+    quiet = mock.patch("runs.experiment.say")
     with quiet, mock.patch.object(Trainer, "update", timed):
         status = train_transformer.main(argv)
     if os.environ.get("RANK", "0") == "0":

@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM, Memory
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, Memory
 
 MATRIX = 2048
 

@@ -20,7 +20,7 @@ import torch
 from measuring import kilobytes
 
 import train_transformer
-from utils.training import Trainer
+from training.trainer import Trainer
 
 FLAGS = (
     "--dataset text --n_layer 2 --n_head 2 --d_head 8 --d_model 16 --d_inner 32 --adaptive --cutoffs 20 60 --div_val 2 "
@@ -58,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Trainer, "_between_updates", watched):
         write_corpus(Path(folder))
         flags = f"--data {folder} --work_dir {folder}/ {FLAGS} --max_step {max(steps) + 1} --warmup_step 10"
-        with mock.patch("utils.experiment.say"):  # the figures alone
+        with mock.patch("runs.experiment.say"):  # the figures alone
             status = train_transformer.main(flags.split())
     if status:
         raise SystemExit(status)

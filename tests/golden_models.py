@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
-from utils.checkpoints import load_state_dict
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from system.checkpoints import load_state_dict
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = ("wnorm", "plain", "divval1", "nocut")

@@ -14,8 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import train_transformer
-from models.transformers.deq_transformer import DEQTransformerLM
-from utils.training import Trainer
+from models.transformers.model import DEQTransformerLM
+from training.trainer import Trainer
 
 
 @dataclass(frozen=True)

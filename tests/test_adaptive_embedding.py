@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from system.errors import UserError
 from utils.adaptive_embedding import AdaptiveEmbedding, check_bins
-from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 # (n_token, d_embed, d_model, cutoffs, div_val)

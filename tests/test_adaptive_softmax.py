@@ -13,9 +13,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from system.errors import UserError
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
-from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 # (n_token, d_embed, d_model, cutoffs, div_val)

@@ -12,15 +12,15 @@ import pytest
 import torch
 from disks import full_disk
 
-from utils import atomic_file
-from utils.atomic_file import write_atomically
-from utils.checkpoints import load_state_dict, save_state_dict
+from system import atomic_file
+from system.atomic_file import write_atomically
+from system.checkpoints import load_state_dict, save_state_dict
 
 IMPORT_ROOT = Path(atomic_file.__file__).parents[1]
 SAVES = """
 import sys
 import torch
-from utils.checkpoints import save_state_dict
+from system.checkpoints import save_state_dict
 number = 0
 while True:
     save_state_dict({"weight": torch.full((100, 1000), float(number))}, sys.argv[1])

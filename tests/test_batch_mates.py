@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM, Memory
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, Memory
 from modules.broyden import History
 from modules.deq import DEQModule
 from modules.tracker import Termination

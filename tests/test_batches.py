@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils import OrderedBatches, VariableLengthBatches
-from utils.errors import UserError
+from data.batches import OrderedBatches, VariableLengthBatches
+from system.errors import UserError
 
 PARTS = [[range(0, 2), range(2, 5)], [range(0, 1), range(1, 2), range(2, 5)]]  # of five rows
 

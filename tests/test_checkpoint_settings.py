@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoint_settings import CheckpointSettings, check_settings
-from utils.checkpoints import load_state_dict
-from utils.errors import UserError
+from models.transformers.weights import CheckpointSettings, check_settings
+from system.checkpoints import load_state_dict
+from system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 WNORM = CheckpointSettings(

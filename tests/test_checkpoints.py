@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from system.checkpoints import load_into, load_state_dict, portable, save_state_dict
+from system.errors import UserError
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
-from utils.checkpoints import load_into, load_state_dict, portable, save_state_dict
-from utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 

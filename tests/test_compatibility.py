@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.deq import GRADIENTS, DEQModule
 from modules.solvers import SOLVERS
 from modules.tracker import Termination

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors, save_state_dict
-from utils.errors import UserError
+from system.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors, save_state_dict
+from system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTREMES = (b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff\xff\xff\xff", b"\0\0\0\x10")

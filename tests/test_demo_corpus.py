@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from utils import demo_corpus
+from data import demo_corpus
 
 
 @pytest.fixture

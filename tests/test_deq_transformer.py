@@ -8,9 +8,9 @@ import weakref
 import pytest
 import torch
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.optimizations import NormalizableLinear
-from utils.errors import UserError
+from system.errors import UserError
 
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
 

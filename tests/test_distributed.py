@@ -18,12 +18,12 @@ from golden_models import GoldenModel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_utils import OrderedBatches
-from utils import distributed
-from utils.distributed import World, lost_contact, shares
-from utils.errors import UserError
-from utils.evaluation import EVAL_ROWS, EvaluationReport, evaluate
-from utils.settings import Settings
+from config.settings import Settings
+from data.batches import OrderedBatches
+from evaluation.evaluation import EVAL_ROWS, EvaluationReport, evaluate
+from system import distributed
+from system.distributed import World, lost_contact, shares
+from system.errors import UserError
 
 HOST = "127.0.0.1"
 AWKWARD = [0.1, 1e16, -1e16, 3.3, np.inf, np.nan]  # sums that depend on the order

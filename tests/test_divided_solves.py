@@ -7,9 +7,9 @@ import pytest
 import torch
 from reports import solve_report
 
+from evaluation.divided_solves import united
 from modules.solvers import anderson, broyden
 from modules.tracker import SolveReport
-from utils.divided_solves import united
 
 GAIN = torch.tensor([0.1, 0.5, 0.9, 1.2, 0.3], dtype=torch.float64).unsqueeze(1)  # rows that converge unlike each other
 OFFSET = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(5, 3)

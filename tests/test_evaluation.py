@@ -9,10 +9,10 @@ import torch
 from reports import solve_report
 from torch import nn
 
-from data_utils import OrderedBatches
-from utils.evaluation import EVAL_ROWS, evaluate, perplexity
-from utils.settings import Settings
-from utils.unigram import unigram_counts, unigram_perplexity
+from config.settings import Settings
+from data.batches import OrderedBatches
+from evaluation.evaluation import EVAL_ROWS, evaluate, perplexity
+from evaluation.unigram import unigram_counts, unigram_perplexity
 
 REPORT = solve_report(sequence_residuals=(1e-4, 1e-4, 0.5, float("inf")))
 
@@ -117,6 +117,6 @@ def test_unigram_perplexity_by_hand():
 
 
 def test_unigram_counts_in_blocks(monkeypatch):
-    monkeypatch.setattr("utils.unigram.COUNT_BLOCK", 7)
+    monkeypatch.setattr("evaluation.unigram.COUNT_BLOCK", 7)
     ids = np.random.RandomState(0).randint(0, 5, 100).astype(np.int32)
     assert unigram_counts(ids, 9).tolist() == np.bincount(ids, minlength=9).tolist()

@@ -10,13 +10,13 @@ import pytest
 from reports import solve_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from config.settings import Settings
+from evaluation.solve_statistics import SolveStatistics, failed
 from modules.tracker import Termination
-from utils.errors import UserError
-from utils.experiment import Experiment
-from utils.progress import has_bar, progress_bar
-from utils.run_folder import make_run_folder
-from utils.settings import Settings
-from utils.solve_statistics import SolveStatistics, failed
+from runs.experiment import Experiment
+from runs.run_folder import make_run_folder
+from system.errors import UserError
+from system.progress import has_bar, progress_bar
 
 
 def settings(tmp_path, **changes) -> Settings:

@@ -12,7 +12,7 @@ from faults.catalogue import FAULTS, NEED_MOUNTS, Task, attempt, prepare, refere
 from faults.surroundings import why_no_mounts
 from faults.trial import BIT_EQUAL, LOST, REFUSED, LostError, Trial
 
-from utils.training_state import CHECKPOINT_FILE
+from training.checkpoint import CHECKPOINT_FILE
 
 TRIALS = {
     "SIGKILL at any moment": 4,

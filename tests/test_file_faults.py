@@ -14,14 +14,14 @@ import torch
 from disks import full_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils import experiment as experiments
-from utils import log_file
-from utils.checkpoints import load_state_dict, save_state_dict
-from utils.errors import UserError
-from utils.experiment import Experiment
-from utils.growing_file import GrowingFile
-from utils.progress import LostScreenError
-from utils.settings import Settings
+from config.settings import Settings
+from runs import experiment as experiments
+from runs import log_file
+from runs.experiment import Experiment
+from system.checkpoints import load_state_dict, save_state_dict
+from system.errors import UserError
+from system.growing_file import GrowingFile
+from system.progress import LostScreenError
 
 MIB = 1 << 20
 

@@ -11,8 +11,8 @@ import torch
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
 
 import train_transformer
-from utils.flags import parse
-from utils.settings import Settings, flags_of
+from config.flags import parse
+from config.settings import Settings, flags_of
 
 
 @dataclass(frozen=True)

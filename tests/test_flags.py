@@ -4,10 +4,10 @@ import argparse
 
 import pytest
 
-from utils.errors import UserError
-from utils.flag_checks import notes
-from utils.flags import expand, make_parser, parse
-from utils.settings import DATASETS, Settings, flags_of
+from config.checks import notes
+from config.flags import expand, make_parser, parse
+from config.settings import DATASETS, Settings, flags_of
+from system.errors import UserError
 
 # Flag, type, default, as existing scripts know them.
 LISTED = [
@@ -209,8 +209,8 @@ def test_adaptive_needs_cutoffs_where_there_is_no_default():
 
 
 def test_choices_are_those_of_the_code():
-    from data_utils import DATASETS as RULES
-    from utils.optimization import OPTIMIZERS as BY_NAME
+    from data.corpus import DATASETS as RULES
+    from training.optimizers import OPTIMIZERS as BY_NAME
 
     assert tuple(RULES) == DATASETS
     assert tuple(BY_NAME) == flags_of(Settings)["optim"].choices

@@ -22,9 +22,9 @@ PTB = {"train": "a b\n" * 4000, "valid": "b\n", "test": "a\n"}
 @pytest.fixture
 def project(tmp_path):
     root = tmp_path / "a project"
-    (root / "DEQModel" / "utils").mkdir(parents=True)
+    (root / "DEQModel" / "data").mkdir(parents=True)
     shutil.copy(PROJECT / "get_data.sh", root)
-    shutil.copy(PROJECT / "DEQModel" / "utils" / "demo_corpus.py", root / "DEQModel" / "utils")
+    shutil.copy(PROJECT / "DEQModel" / "data" / "demo_corpus.py", root / "DEQModel" / "data")
     return root
 
 

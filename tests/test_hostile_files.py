@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from data_utils import SPLITS, Corpus
-from utils.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors
-from utils.errors import UserError
-from utils.training_state import CHECKPOINT_FILE, TrainingState
+from data.corpus import SPLITS, Corpus
+from system.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors
+from system.errors import UserError
+from training.checkpoint import CHECKPOINT_FILE, TrainingState
 
 LEGACY_START = b"".join(
     pickle.dumps(value, protocol=2)

@@ -14,7 +14,7 @@ from tiny_run import COURSE, LENGTHS, MODEL, call
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "DEQModel" / "train_transformer.py"
 LAUNCHER = (
-    "import sys, train_transformer as t; from utils.launch import launch; sys.exit(launch(t.main, sys.argv[1:], 2))"
+    "import sys, train_transformer as t; from system.launch import launch; sys.exit(launch(t.main, sys.argv[1:], 2))"
 )
 STARTS = {
     "launch": [sys.executable, "-c", LAUNCHER],

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from utils import launch as launching
-from utils.distributed import World
-from utils.launch import launch
+from system import launch as launching
+from system.distributed import World
+from system.launch import launch
 
 IMPORTS = Path(launching.__file__).parents[1]
 STUBBORN = (signal.SIGTERM, signal.SIGINT)
 SCRIPT = """
 import os, signal, sys, time
-from utils.launch import launch
+from system.launch import launch
 
 def say(*words):
     os.write(1, (" ".join(words) + chr(10)).encode())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 
 N_TOKEN = 30
 SIZES = {"n_token": N_TOKEN, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 16, "d_embed": 8}

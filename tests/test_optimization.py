@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.optimization import clip, make_optimizer, split_for_clipping
-from utils.settings import OPTIMIZERS, Settings
+from config.settings import OPTIMIZERS, Settings
+from training.optimizers import clip, make_optimizer, split_for_clipping
 
 
 def two_layers() -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_deq_transformer import TINY, batch
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.packed_linear import PackedLinear, can_pack
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="PyTorch without oneDNN")

@@ -18,10 +18,10 @@ from tiny_run import COURSE, LENGTHS, MODEL
 from tqdm import tqdm
 
 import train_transformer
-from utils.evaluation import bar_text
-from utils.progress import BAR, LostScreenError, has_bar, progress_bar, say
-from utils.solve_statistics import SolveStatistics
-from utils.training_window import Window
+from evaluation.evaluation import bar_text
+from evaluation.solve_statistics import SolveStatistics
+from system.progress import BAR, LostScreenError, has_bar, progress_bar, say
+from training.telemetry import Window
 
 SCRIPT = Path(__file__).parent.parent / "DEQModel" / "train_transformer.py"
 SCREENS = ["closed", "full", "broken pipe"]

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from utils.evaluation import EvaluationReport, SpectralRadius
-from utils.results import RunResults, TrainingTotals
+from evaluation.evaluation import EvaluationReport, SpectralRadius
+from training.results import RunResults, TrainingTotals
 
 TEST = EvaluationReport(
     split="test",

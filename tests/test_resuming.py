@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
-from utils.training import Trainer
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE, TrainingState
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, TrainingState
+from training.trainer import Trainer
 
 SHORT = "--tgt_len 30 --max_step 10 --log-interval 3 --eval-interval 4"  # 7 segments an epoch
 KINDS = {
@@ -159,7 +159,7 @@ def test_damaged_checkpoint_never_becomes_the_one_before(stopped):
 def test_signal_in_a_validation_ends_it_and_loses_nothing(place, monkeypatch):
     whole = call(flags(place, "", "validated"))
     with monkeypatch.context() as patch:
-        patch.setattr("utils.training.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr("training.trainer.evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         cut = call(flags(place, "", "cut"))
     assert cut.status == 143
     assert "stopped by SIGTERM at step 4" in cut.out

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from utils.schedule import Plateau, Schedule
+from training.schedules import Plateau, Schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "inv_sqrt", "constant", "dev_perf"])

@@ -12,7 +12,7 @@ import torch
 from problems import PROBLEMS, Problem
 from torch import Tensor
 
-from models.transformers.deq_transformer import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.deq import DEQModule
 from modules.solvers import anderson, broyden, fixed_point
 from modules.tracker import BatchSum, SolveReport, Termination

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from utils.errors import UserError
-from utils.settings import Settings, flags_of
-from utils.sweep_grid import SWEEPABLE, grid
+from config.settings import Settings, flags_of
+from config.sweep_grid import SWEEPABLE, grid
+from system.errors import UserError
 
 
 def test_grid_is_the_product_in_the_order_given():

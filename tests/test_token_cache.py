@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import token_cache
-from utils.token_cache import EncodedCorpus, cached_corpus
-from utils.vocabulary import VocabularyRule
+from data import token_cache
+from data.token_cache import EncodedCorpus, cached_corpus
+from data.vocabulary import VocabularyRule
 
 TEXTS = {"train": "a b a c ü dd\n" * 5, "valid": "b a\n", "test": "c\n"}
 FILES = ("words.txt", "record.json", "train.int32", "valid.int32", "test.int32")

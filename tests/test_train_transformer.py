@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_run import COURSE, LENGTHS, MODEL, call, perplexities
 
 import train_transformer
-from models.transformers.deq_transformer import DEQTransformerLM
-from utils.training import Trainer
+from models.transformers.model import DEQTransformerLM
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"

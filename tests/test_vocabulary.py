@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_utils import DATASETS, SPLITS, Corpus
-from utils import text_encoding, text_numbering
-from utils.vocabulary import Vocab, VocabularyRule
+from data import text_encoding, text_numbering
+from data.corpus import DATASETS, SPLITS, Corpus
+from data.vocabulary import Vocab, VocabularyRule
 
 TEXTS = {
     "ties": ("b a b a c d\n", "d e\n", "f e a\n"),

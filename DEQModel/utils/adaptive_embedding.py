@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from system.errors import UserError
 
 INIT_STD = 0.01
 

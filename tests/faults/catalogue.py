@@ -20,8 +20,8 @@ from tqdm import tqdm
 import train_transformer
 from faults import damage, killing, surroundings
 from faults.trial import KINDS, LOST, LostError, Reference, Trial, Verdict, arguments
-from utils.experiment import LOG_FILE, SETTINGS_FILE
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
+from runs.experiment import LOG_FILE, SETTINGS_FILE
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
 
 Fault = Callable[[Trial], Verdict]
 FAULTS: dict[str, Fault] = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from faults.trial import MAX_STEP, TOLD, LostError, Trial, Verdict
-from utils.experiment import LOG_FILE, RESULTS_FILE, WEIGHTS_FILE
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
+from runs.experiment import LOG_FILE, RESULTS_FILE, WEIGHTS_FILE
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
 
 CACHE_FILES = ("words.txt", "record.json", "train.int32", "valid.int32", "test.int32")
 

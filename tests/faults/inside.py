@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
-import data_utils
+import data.corpus
 import train_transformer
-from utils import atomic_file
-from utils.best_model import BestModel
-from utils.experiment import Experiment
-from utils.signals import Signals
-from utils.training import Trainer
+from runs.experiment import Experiment
+from system import atomic_file
+from system.signals import Signals
+from training.best_model import BestModel
+from training.trainer import Trainer
 
 # Where a signal may come, at any call that Python makes.
 PLACES: Mapping[str, tuple[Any, str]] = {
@@ -24,7 +24,7 @@ PLACES: Mapping[str, tuple[Any, str]] = {
     "keeping the best model": (BestModel, "consider"),
     "a validation": (Trainer, "validate"),
     "the final test": (train_transformer, "evaluate"),
-    "encoding the corpus": (data_utils, "cached_corpus"),
+    "encoding the corpus": (data.corpus, "cached_corpus"),
     "opening the run's folder": (train_transformer, "open_experiment"),
     "resuming": (train_transformer, "resume"),
     "writing the results": (Experiment, "results"),

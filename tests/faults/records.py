@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from utils.experiment import LOG_FILE, RESULTS_FILE, WEIGHTS_FILE
-from utils.training_state import CHECKPOINT_FILE
+from runs.experiment import LOG_FILE, RESULTS_FILE, WEIGHTS_FILE
+from training.checkpoint import CHECKPOINT_FILE
 
 OF_THE_CLOCK = re.compile(r"[\d,.]+ (ms/step|tokens/s|s, )| in +s|\d+ updates in .*")
 OF_THE_CALL = ("resumed at", "changed: ", "warning: ", "note: ", "run folder: ", "curves: ", "peak memory")

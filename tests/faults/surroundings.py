@@ -13,7 +13,7 @@ from pathlib import Path
 from faults.inside import AtSteps, limit_files
 from faults.processes import Ended
 from faults.trial import MAX_STEP, LostError, Trial, Verdict, arguments
-from utils.training_state import CHECKPOINT_FILE
+from training.checkpoint import CHECKPOINT_FILE
 
 Action = Callable[[], object]
 SMALL = ("-t", "tmpfs", "-o", "size=2m", "tmpfs")

@@ -16,7 +16,7 @@ from tiny_run import COURSE, LENGTHS, MODEL
 from faults.inside import Events, InCalls, InWrites, stopping
 from faults.processes import Ended, Preparation, Process
 from faults.records import Record, differences
-from utils.training_state import CHECKPOINT_FILE, PREVIOUS_FILE
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
 
 MAX_STEP = 12  # with 7 segments an epoch
 COMMON = f"{MODEL} {LENGTHS} {COURSE} --dataset text --tgt_len 30 --max_step {MAX_STEP} --log-interval 3"

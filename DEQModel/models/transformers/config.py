@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from system.errors import UserError
 from utils.adaptive_embedding import check_bins
-from utils.errors import UserError
 
 OUT_DROPOUTS = ("position", "channel")
 EQUILIBRIUM_SETTINGS = (  # which DEQModule knows under the same names

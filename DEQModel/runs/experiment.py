@@ -1,0 +1,179 @@
+"""The record of a run: its folder, its log, its TensorBoard curves, its settings and results as JSON."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from config.settings import Settings
+from runs.log_file import LogFile
+from runs.run_folder import make_run_folder
+from system.atomic_file import write_atomically
+from system.errors import UserError
+from system.progress import LostScreenError, has_bar, say
+
+LOG_FILE = "log.txt"
+SETTINGS_FILE = "settings.json"
+RESULTS_FILE = "results.json"
+SWEEP_FILE = "sweep.json"
+WEIGHTS_FILE = "model_state_dict.pkl"
+
+
+class Experiment:
+    """Where a run's messages, curves and results go; closes its files when left as a context.
+
+    Once it is made, nothing that happens to the disk stops the run: what cannot be written is said on the screen,
+    once, and tried again; lines of the log wait, points of curves are lost. Its folder belongs to it alone.
+
+    Args:
+        settings: of the run; with `debug` nothing is written to disk, and `folder` is None.
+        folder: of a run to go on in; None makes a new one.
+        log_end: bytes of that run's log that stay, None for all.
+        step: from which that run goes on: its later points count no more.
+        silent: nothing is written nor shown, and `folder` is None: a process beside the one that tells.
+
+    Raises:
+        UserError: the folder cannot be made or written, or another process is at work in it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        folder: Path | None = None,
+        log_end: int | None = None,
+        step: int = 0,
+        silent: bool = False,
+    ):
+        self.silent = silent
+        self.folder: Path | None = None
+        self._log = self._curves = None
+        self._failing: set[Path] = set()  # what could not be written when it was last tried
+        if silent or settings.debug:
+            return
+        # Imported here: it takes a second or two, which --help, --eval and --debug need not wait for.
+        from runs.curves import Curves
+
+        self.folder = make_run_folder(settings) if folder is None else Path(folder)
+        self._log = _open_log(self.folder / LOG_FILE, log_end)
+        self._curves = Curves(self.folder, purge_step=None if folder is None else step + 1)
+        options = dataclasses.asdict(settings)
+        self._write_json(SETTINGS_FILE, options)
+        table = "\n".join(f"| {name} | {value} |" for name, value in options.items())
+        with self._forgiving(self._curves.path, "its curves lose these points"):
+            self._curves.text("settings", f"| setting | value |\n|---|---|\n{table}", step)
+
+    def __enter__(self) -> "Experiment":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._log is None:
+            return
+        if kind is not None:
+            self._put(f"ended by {kind.__name__}: {error}")
+        with suppress(OSError):  # the user has been told
+            self._log.flush()
+        self._log.close()
+        self._curves.close()
+
+    @property
+    def log_end(self) -> int:
+        """Bytes of the log so far, lines that wait for the disk included; 0 where there is none."""
+        return 0 if self._log is None else self._log.end
+
+    def log(self, text: str, *, routine: bool = False) -> None:
+        """Write a line to the log and the screen; where there is a log, the run goes on when the screen is lost.
+
+        Args:
+            routine: the line repeats what the progress bar shows, and is left off a terminal that has one.
+
+        Raises:
+            LostScreenError: the screen is lost and there is no log.
+        """
+        if self.silent:
+            return
+        self._put(text)
+        if not (routine and has_bar()):
+            self._show(text)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each named curve."""
+        if self._curves is not None:
+            with self._forgiving(self._curves.path, "its curves lose these points"):
+                self._curves.scalars(values, step)
+
+    def curve(self, name: str, values: Sequence[float], label: str) -> None:
+        """Write a whole curve, its points numbered from 1: one line, with this label, in the chart `name`.
+
+        TensorBoard overlays curves that belong to different folders, so each gets its own, `<name>/<label>`.
+        """
+        if self.folder is None:
+            return
+        from runs.curves import write_curve
+
+        with self._forgiving(self.folder / name, "its curves are lost"):
+            write_curve(self.folder / name / label, name, values)
+
+    def results(self, results: Mapping[str, Any], name: str = RESULTS_FILE) -> None:
+        """Write results, for programs to read."""
+        if self.folder is not None:
+            self._write_json(name, results)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(_valid_json(content), indent=2, allow_nan=False) + "\n"
+        with self._forgiving(self.folder / name, "the run goes on without it"):
+            write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+    def _put(self, text: str) -> None:
+        if self._log is not None:
+            with self._forgiving(self._log.path, "its lines wait in memory"):
+                self._log.write(text)
+
+    def _show(self, text: str) -> None:
+        try:
+            say(text)
+        except LostScreenError as error:
+            if self._log is None:
+                raise
+            self._put(f"{error}; the run goes on")
+
+    @contextmanager
+    def _forgiving(self, path: Path, consequence: str) -> Iterator[None]:
+        """Go on without a file that cannot be written, and say so once until it works again."""
+        try:
+            yield
+        except OSError as error:
+            if path not in self._failing:
+                self._failing.add(path)
+                reason = error.strerror or error
+                self._show(f"warning: cannot write {path} ({reason}), {consequence}: make room or mend the folder")
+        else:
+            if path in self._failing:
+                self._failing.remove(path)
+                self._show(f"{path} can be written again")
+
+
+def _open_log(path: Path, end: int | None) -> LogFile:
+    try:
+        return LogFile(path, end)
+    except BlockingIOError as error:
+        raise UserError(
+            f"{path.parent} is in use by another process: wait until that has ended, or pass another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error}): make room or mend the folder") from error
+
+
+def _valid_json(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _valid_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,91 @@
+"""The best model of a run: its validation's report, and its weights in the run's folder."""
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from evaluation.evaluation import EvaluationReport
+from runs.experiment import WEIGHTS_FILE, Experiment
+from system.checkpoints import archive_signature, load_into, load_state_dict, save_state_dict
+from system.errors import UserError
+
+
+class BestModel:
+    """Keeps the weights with the lowest loss on valid, of the stage that the run is in.
+
+    They go to a file in the experiment's folder; where there is none, or it cannot be written, they wait here.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.report: EvaluationReport | None = None
+        self.latest: EvaluationReport | None = None  # of whatever model
+        self.signature: str | None = None  # of the file, once it holds these weights
+        self.waiting: Mapping[str, Tensor] | None = None
+
+    def consider(self, report: EvaluationReport, model: nn.Module) -> None:
+        """Keep `model` if it is the best of its stage.
+
+        A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
+        equilibrium stage the search starts again.
+        """
+        best, self.latest = self.report, report
+        if best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss:
+            self.report, self.signature, self.waiting = report, None, None
+            if not self.experiment.silent:
+                self._write(model.state_dict())
+
+    def _write(self, state: Mapping[str, Tensor]) -> None:
+        folder = self.experiment.folder
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_state_dict(state, folder / WEIGHTS_FILE)
+                self.signature = archive_signature(folder / WEIGHTS_FILE)
+                return
+            except OSError as error:
+                self.experiment.log(
+                    f"warning: {folder / WEIGHTS_FILE} could not be written ({error.strerror or error}): the best "
+                    "model waits in memory until the next save; make room or mend the folder"
+                )
+        self.waiting = copy.deepcopy(state)
+
+    def write_what_waits(self) -> None:
+        """Try again to write weights that could not be written when they were found."""
+        if self.waiting is not None and self.experiment.folder is not None:
+            state, self.waiting = self.waiting, None
+            self._write(state)
+
+    def put_back(self, model: nn.Module) -> EvaluationReport:
+        """Put the best weights into the model, if they are still there; the report of its validation."""
+        self.write_what_waits()
+        path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
+        try:
+            load_into(model, self.waiting or self._read(path), path)
+        except UserError as error:
+            self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
+            self.report = self.latest
+            self._write(model.state_dict())
+        return self.report
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        state = load_state_dict(path)
+        if archive_signature(path) != self.signature:
+            raise UserError(f"{path} is not the file that was written")
+        return state
+
+    def see_that_it_is_written(self) -> None:
+        """Try for the last time to write weights that could not be written.
+
+        Raises:
+            UserError: they are lost with this process.
+        """
+        self.write_what_waits()
+        if self.waiting is not None and self.experiment.folder is not None:
+            raise UserError(
+                f"the best model could not be written to {self.experiment.folder / WEIGHTS_FILE} and is lost: make "
+                "room or mend the folder, then repeat what came after the last checkpoint with --restart"
+            )

@@ -1,0 +1,52 @@
+"""When, and how heavily, an update is charged for the size of the equilibrium's Jacobian."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from config.settings import Settings
+
+INCREMENT = 0.1  # of the weight
+
+
+@dataclass(frozen=True)
+class JacobianPenalty:
+    """loss + weight · ‖vᵀ ∂f/∂z‖² / entries, in a share of the updates.
+
+    Attributes:
+        weight: at step 0; 0 for no penalty at all.
+        frequency: probability that an update has the penalty.
+        interval: steps after which the weight rises by 0.1; 0 for never.
+        samples: random vectors v.
+        seed: of the draws. Whether a step has the penalty depends on it and on the step's number alone, so that
+            nothing else that draws random numbers shifts it.
+
+    Source: Bai, Koltun and Kolter, arXiv 2106.14342, section 4.
+    """
+
+    weight: float
+    frequency: float
+    interval: int
+    samples: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "JacobianPenalty":
+        """The penalty that a run's settings ask for."""
+        return cls(
+            settings.jac_loss_weight,
+            settings.jac_loss_freq,
+            settings.jac_incremental,
+            settings.jac_samples,
+            settings.seed,
+        )
+
+    def samples_at(self, step: int) -> int:
+        """Vectors to draw in the equilibrium's update number `step`; 0 where that goes without the penalty."""
+        if self.weight == 0 or np.random.default_rng((self.seed, step)).random() >= self.frequency:
+            return 0
+        return self.samples
+
+    def weight_at(self, step: int) -> float:
+        """weight + 0.1 · ⌊step / interval⌋."""
+        return self.weight + INCREMENT * (step // self.interval if self.interval else 0)
