@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor, nn
 
 from modules.gradients import attach_implicit, phantom, unrolled
 from modules.jacobian import jacobian_loss
+from modules.report import SolveInfo, SolveReport, SolverResult
 from modules.solvers import SOLVERS, FixedPointFn
 from modules.state import CastMap, State, StateLayout
-from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, SolveReport, SolverResult, Tracker, by_row
+from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, Tracker, by_row
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
 BACKWARD_STARTS = ("zero", "shine")
@@ -31,18 +31,6 @@ CHOICES: dict[str, Collection[str]] = {
     "b_init": BACKWARD_STARTS,
 }
 SMALLEST = {"f_thres": 0, "b_thres": 0, "f_eps": 0, "b_eps": 0, "phantom_steps": 1, "f_thres_delta": 0}
-
-
-@dataclass
-class SolveInfo:
-    """Reports of an equilibrium's two solves; `backward` is None until a gradient has been asked for.
-
-    `jacobian_loss` is the differentiable penalty, where it was asked for.
-    """
-
-    forward: SolveReport
-    backward: SolveReport | None = None
-    jacobian_loss: Tensor | None = None
 
 
 class DEQModule(nn.Module):

@@ -10,8 +10,8 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.checkpoint import checkpoint
 
+from modules.report import SolveReport, SolverResult, Termination
 from modules.solvers import FixedPointFn
-from modules.tracker import SolveReport, SolverResult, Termination
 
 AdjointSolver = Callable[[FixedPointFn, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
 

@@ -21,7 +21,8 @@ from torch.autograd import forward_ad
 
 from modules.anderson import AndersonWindow
 from modules.broyden import InverseJacobian
-from modules.tracker import BatchSum, SolverResult, Tracker, by_row
+from modules.report import SolverResult
+from modules.tracker import BatchSum, Tracker, by_row
 
 FixedPointFn = Callable[[Tensor], Tensor]  # z (B, *) -> f(z), same shape
 

@@ -1,19 +1,15 @@
-"""What a fixed-point solve returns, and the bookkeeping of all solvers: norms, traces, best iterate, stop rule."""
+"""The bookkeeping of all solvers: norms, traces, best iterate, stop rule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from modules.broyden import InverseJacobian
+from modules.report import REASONS, SolveReport, SolverResult, Termination
 
 # Adds up float64 numbers (k,) over all who hold a part of the batch; the same bits for all of them.
 BatchSum = Callable[[np.ndarray], np.ndarray]
@@ -24,82 +20,8 @@ TINY = 1e-9  # added to ‖f(z)‖ below the relative residual
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
-DIVERGENCE_RATIO = 1e3  # growth over the first step's residual, per position, that counts as divergence
-
-
-class Termination(Enum):
-    """Why a solve ended; the value is a sentence for people."""
-
-    CONVERGED = "the residual fell below eps"
-    STAGNATED = "the residual stayed near eps without moving"
-    MAX_STEPS = "the threshold of steps was reached"
-    DIVERGED = "the residual grew far beyond that of the first step"
-    NONFINITE = "the residual was not a finite number"
-
-
-REASONS = tuple(Termination)  # the worse, the later
 OPEN = -1  # in place of an index into REASONS: still being solved for
-
-
-@dataclass(frozen=True)
-class SolveReport:
-    """How a solve went, as plain numbers (no tensor is kept alive).
-
-    Attributes:
-        termination: why it stopped; with the scope "sequence" the worst reason among the sequences.
-        n_steps: index of the last iterate that was evaluated (0 is the start).
-        n_evals: evaluations of f.
-        best_step: index of the iterate that was returned; with the scope "sequence" the largest of theirs.
-        stop_mode: "rel" or "abs", the residual that the stop rule read.
-        stop_scope: "batch" or "sequence", over what the stop rule took norms.
-        eps: residual below which it had converged.
-        abs_residual: ‖g‖ of the returned value, over the whole batch, with the scope "batch" all parts of a divided
-            one; infinite when it was never evaluated or is not a finite number.
-        rel_residual: ‖g‖ / (‖f(z)‖ + tiny), likewise.
-        abs_trace, rel_trace: the same residuals of every iterate that was evaluated, the start's first. A sequence
-            that has finished counts with the residual that it is returned with. Entries may be NaN or infinite.
-        sequence_residuals: own residual of each sequence that is held here, in the stop mode.
-        sequence_steps: index of the iterate that each sequence was returned with.
-        sequence_terminations: why each sequence stopped; all the same with the scope "batch".
-    """
-
-    termination: Termination
-    n_steps: int
-    n_evals: int
-    best_step: int
-    stop_mode: str
-    stop_scope: str
-    eps: float
-    abs_residual: float
-    rel_residual: float
-    abs_trace: tuple[float, ...]
-    rel_trace: tuple[float, ...]
-    sequence_residuals: tuple[float, ...]
-    sequence_steps: tuple[int, ...]
-    sequence_terminations: tuple[Termination, ...]
-
-    @property
-    def residual(self) -> float:
-        """The returned value's residual in the stop mode."""
-        return self.rel_residual if self.stop_mode == "rel" else self.abs_residual
-
-    @property
-    def n_unconverged(self) -> int:
-        """Sequences whose own residual is not below eps."""
-        return sum(not residual < self.eps for residual in self.sequence_residuals)
-
-
-@dataclass(frozen=True)
-class SolverResult:
-    """The equilibrium estimate `value` (B, *), in z0's dtype, and the `report` of its solve.
-
-    `jacobian` is the estimate of the inverse Jacobian that a solver ended with, for those that make one; letting go of
-    the result frees it.
-    """
-
-    value: Tensor
-    report: SolveReport
-    jacobian: InverseJacobian | None = None
+DIVERGENCE_RATIO = 1e3  # growth over the first step's residual, per position, that counts as divergence
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
