@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.deq import DEQModule, SolveInfo
+from modules.deq import DEQModule
+from modules.report import SolveInfo
 
 WALLS = 0.08  # share of the places
 GAIN = 3.0  # bound on ‖W‖∞ of the cell

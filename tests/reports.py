@@ -1,6 +1,6 @@
 """Reports of solves that never took place."""
 
-from modules.tracker import SolveReport, Termination
+from modules.report import SolveReport, Termination
 
 
 def solve_report(

@@ -13,7 +13,7 @@ import torch
 from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, Memory
 from modules.broyden import History
 from modules.deq import DEQModule
-from modules.tracker import Termination
+from modules.report import Termination
 
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
 B, L = 6, 6

@@ -9,8 +9,8 @@ from torch import nn
 
 from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.deq import GRADIENTS, DEQModule
+from modules.report import Termination
 from modules.solvers import SOLVERS
-from modules.tracker import Termination
 
 B, D = 4, 8
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 6, "mem_len": 5}

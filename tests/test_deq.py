@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modules.deq import DEQModule
+from modules.report import Termination
 from modules.solvers import SOLVERS
-from modules.tracker import Termination
 
 B, L, D = 3, 2, 4
 

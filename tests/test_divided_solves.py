@@ -8,8 +8,8 @@ import torch
 from reports import solve_report
 
 from evaluation.divided_solves import united
+from modules.report import SolveReport
 from modules.solvers import anderson, broyden
-from modules.tracker import SolveReport
 
 GAIN = torch.tensor([0.1, 0.5, 0.9, 1.2, 0.3], dtype=torch.float64).unsqueeze(1)  # rows that converge unlike each other
 OFFSET = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(5, 3)

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from config.settings import Settings
 from evaluation.solve_statistics import SolveStatistics, failed
-from modules.tracker import Termination
+from modules.report import Termination
 from runs.experiment import Experiment
 from runs.run_folder import make_run_folder
 from system.errors import UserError

@@ -8,8 +8,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from modules.deq import GRADIENTS, DEQModule
+from modules.report import Termination
 from modules.solvers import SOLVERS
-from modules.tracker import Termination
 
 B, N = 3, 5
 TIGHT = {"f_eps": 1e-13, "b_eps": 1e-13, "f_thres": 80, "b_thres": 80}

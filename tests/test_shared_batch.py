@@ -14,8 +14,9 @@ from torch import Tensor
 
 from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.deq import DEQModule
+from modules.report import SolveReport, Termination
 from modules.solvers import anderson, broyden, fixed_point
-from modules.tracker import BatchSum, SolveReport, Termination
+from modules.tracker import BatchSum
 
 SOLVERS = {
     "broyden": broyden,

@@ -9,8 +9,8 @@ from test_gradients import TIGHT, tensor
 
 from modules.broyden import InverseJacobian
 from modules.deq import DEQModule
+from modules.report import Termination
 from modules.solvers import broyden
-from modules.tracker import Termination
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

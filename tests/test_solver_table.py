@@ -6,8 +6,8 @@ import pytest
 import torch
 from problems import PROBLEMS, Problem, conditioning
 
+from modules.report import Termination
 from modules.solvers import anderson, broyden, fixed_point
-from modules.tracker import Termination
 
 SOLVERS = {
     "broyden": broyden,

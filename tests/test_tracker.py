@@ -10,8 +10,9 @@ from problems import PROBLEMS
 from torch import Tensor
 
 from modules.deq import DEQModule
+from modules.report import Termination
 from modules.solvers import COMPACT_BELOW, anderson, broyden, fixed_point
-from modules.tracker import Termination, Tracker
+from modules.tracker import Tracker
 
 SOLVERS = {
     "broyden": broyden,

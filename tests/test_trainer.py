@@ -14,8 +14,7 @@ from torch import nn
 from config.settings import Settings
 from data.batches import OrderedBatches
 from evaluation.evaluation import EVAL_ROWS
-from modules.deq import SolveInfo
-from modules.tracker import Termination
+from modules.report import SolveInfo, Termination
 from runs.experiment import Experiment
 from system.errors import UserError
 from training.jacobian_penalty import JacobianPenalty

@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
-from modules.tracker import REASONS, TINY, SolveReport
+from modules.report import REASONS, SolveReport
+from modules.tracker import TINY
 
 
 def united(parts: Sequence[SolveReport]) -> SolveReport:

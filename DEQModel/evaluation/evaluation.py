@@ -16,7 +16,7 @@ from config.settings import Settings
 from data.segments import Segment
 from evaluation.divided_solves import united
 from evaluation.solve_statistics import SolveStatistics, in_figures, in_words
-from modules.tracker import SolveReport
+from modules.report import SolveReport
 from system.distributed import World
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar

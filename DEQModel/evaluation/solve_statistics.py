@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from modules.tracker import SolveReport, Termination
+from modules.report import SolveReport, Termination
 
 NEVER_AN_ANSWER = (Termination.DIVERGED, Termination.NONFINITE)
 

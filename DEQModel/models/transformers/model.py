@@ -19,9 +19,10 @@ from models.transformers.attention import RelativeAttention
 from models.transformers.cell import CellMap, TransformerCell
 from models.transformers.config import FREE_SETTINGS, DEQTransformerConfig
 from models.transformers.feed_forward import PositionwiseFeedForward
-from modules.deq import DEQModule, SolveInfo
+from modules.deq import DEQModule
 from modules.jacobian import spectral_radius
 from modules.optimizations import masked, variational_mask
+from modules.report import SolveInfo
 from modules.tracker import BatchSum
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
