@@ -77,7 +77,7 @@ def print_table() -> None:
             for dtype, eps in EPS.items():
                 cells = []
                 for scale in SCALES:
-                    problem = build(dtype).packed().scaled(scale)
+                    problem = build(dtype).flattened().scaled(scale)
                     report = solver(problem.f, problem.start, threshold=THRESHOLD, eps=eps).report
                     reason = report.termination.name.lower()
                     cells.append(f"{report.n_evals:4d} {report.rel_residual:7.0e} {reason:10s}")
@@ -118,7 +118,7 @@ def print_comparison(repeats: int) -> None:
             (torch.float32, 1e-3, 1e-3),
             (torch.float64, 1e-8, 1.0),
         ):
-            problem = build(dtype).packed().scaled(scale)
+            problem = build(dtype).flattened().scaled(scale)
             cells = [
                 outcome(solve, problem.f, problem.start, eps, repeats) for pair in PAIRS.values() for solve in pair
             ]

@@ -24,13 +24,16 @@ class Problem:
     equilibrium: State | None
     radius: float  # largest |eigenvalue| of ∂f/∂z, or a bound below 1: the rate of plain iteration; inf without one
 
-    def packed(self) -> Problem:
+    def flattened(self) -> Problem:
         """The same with a tensor for a state."""
         if isinstance(self.start, Tensor):
             return self
         layout = StateLayout.of(self.start)
         return replace(
-            self, f=layout.packed(self.f), start=layout.pack(self.start), equilibrium=layout.pack(self.equilibrium)
+            self,
+            f=layout.flattened(self.f),
+            start=layout.flatten(self.start),
+            equilibrium=layout.flatten(self.equilibrium),
         )
 
     def scaled(self, s: float) -> Problem:

@@ -255,9 +255,9 @@ def test_tuples_leave_the_batch_when_they_have_finished():
 @pytest.mark.parametrize(
     ("start", "f", "message"),
     [
-        ([torch.zeros(2, 3)], lambda z: z, r"z0 is a list: pass a floating-point tensor \(B, \*\), or a tuple"),
-        (torch.zeros(2, 3, dtype=torch.int64), lambda z: z, r"z0 is \(2, 3\) torch.int64"),
-        (torch.zeros(()), lambda z: z, r"z0 is \(\) torch.float32"),
+        ([torch.zeros(2, 3)], lambda z: z, r"`z0` is a list: pass a floating-point tensor \(B, \*\), or a tuple"),
+        (torch.zeros(2, 3, dtype=torch.int64), lambda z: z, r"`z0` is \(2, 3\) torch.int64"),
+        (torch.zeros(()), lambda z: z, r"`z0` is \(\) torch.float32"),
         (torch.zeros(2, 3), lambda z: None, "f gives a NoneType"),
         (torch.zeros(2, 3), lambda z: (z,), "f gives a tuple"),
         ((torch.zeros(2, 3), torch.zeros(3, 3)), lambda z: z, r"\(2, 3\) .*\(3, 3\) .*same first dimension"),

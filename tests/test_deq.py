@@ -252,12 +252,12 @@ def test_a_map_that_changes_shape_or_dtype_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "newton"}, "solver is 'newton': choose one of anderson, broyden"),
-        ({"stop_mode": "max"}, "stop_mode is 'max'"),
-        ({"f_thres": -1}, "f_thres is -1"),
-        ({"b_thres": -2}, "b_thres is -2"),
-        ({"f_eps": float("nan")}, "f_eps is nan"),
-        ({"b_eps": -1e-3}, "b_eps is -0.001"),
+        ({"solver": "newton"}, "`solver` is 'newton': choose one of anderson, broyden"),
+        ({"stop_mode": "max"}, "`stop_mode` is 'max'"),
+        ({"f_thres": -1}, "`f_thres` is -1"),
+        ({"b_thres": -2}, "`b_thres` is -2"),
+        ({"f_eps": float("nan")}, "`f_eps` is nan"),
+        ({"b_eps": -1e-3}, "`b_eps` is -0.001"),
     ],
 )
 def test_bad_settings_raise(options, message):

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from modules.anderson import Anderson
+from modules.broyden import Broyden
 from modules.deq import GRADIENTS, DEQModule
 from modules.report import Termination
+from modules.solver import Solver
 from modules.solvers import SOLVERS
 
 B, N = 3, 5
@@ -216,22 +219,21 @@ def test_random_thresholds_of_training(weight, x):
 
 def test_the_backward_solver_has_its_own_name_options_and_stop_mode(monkeypatch, weight, x):
     calls = []
-    for name, solver in SOLVERS.items():
+    solve_of_all = Solver.__call__
 
-        def spy(f, z0, *, name=name, solver=solver, **options):
-            calls.append((name, options))
-            return solver(f, z0, **options)
+    def spy(self, f, z0, **arguments):
+        calls.append((self, arguments))
+        return solve_of_all(self, f, z0, **arguments)
 
-        monkeypatch.setitem(SOLVERS, name, spy)
+    monkeypatch.setattr(Solver, "__call__", spy)
     deq = DEQModule(
         solver="broyden", b_solver="anderson", b_stop_mode="abs", b_thres=33, b_eps=1e-7, stop_scope="sequence"
     )
-    calls.clear()  # it has tried the options
+    assert not calls, "options are checked without a solve"
     z, info = solve(deq, weight, x)
     z.sum().backward()
-    assert [name for name, _ in calls] == ["broyden", "anderson"]
-    options = {"threshold": 33, "eps": 1e-7, "stop_mode": "abs", "stop_scope": "sequence"}
-    assert calls[1][1] == options
+    assert [solver for solver, _ in calls] == [Broyden(), Anderson()]
+    assert calls[1][1] == {"threshold": 33, "eps": 1e-7, "stop_mode": "abs", "stop_scope": "sequence"}
     assert info.backward.stop_mode == "abs"
     assert info.backward.stop_scope == "sequence"
 
@@ -300,24 +302,24 @@ def test_parameters_behind_a_reentrant_checkpoint_get_their_gradient(weight, x):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grad": "explicit"}, "grad is 'explicit': choose one of implicit, one_step, phantom, unroll"),
-        ({"b_solver": "newton"}, "b_solver is 'newton': choose one of anderson, broyden, fixed_point"),
-        ({"b_stop_mode": "l2"}, "b_stop_mode is 'l2'"),
-        ({"stop_scope": "row"}, "stop_scope is 'row'"),
-        ({"b_init": "random"}, "b_init is 'random': choose one of zero, shine"),
-        ({"b_init": "shine", "solver": "anderson"}, "pass solver='broyden'"),
-        ({"b_init": "shine", "stop_scope": "sequence"}, "stop_scope='batch'"),
-        ({"phantom_steps": 0}, "phantom_steps is 0: pass 1 or more"),
-        ({"phantom_damping": 0.0}, "phantom_damping is 0.0"),
-        ({"phantom_damping": 1.5}, "phantom_damping is 1.5"),
-        ({"f_thres_delta": -1}, "f_thres_delta is -1"),
+        ({"grad": "explicit"}, "`grad` is 'explicit': choose one of implicit, one_step, phantom, unroll"),
+        ({"b_solver": "newton"}, "`b_solver` is 'newton': choose one of anderson, broyden, fixed_point"),
+        ({"b_stop_mode": "l2"}, "`b_stop_mode` is 'l2'"),
+        ({"stop_scope": "row"}, "`stop_scope` is 'row'"),
+        ({"b_init": "random"}, "`b_init` is 'random': choose one of zero, shine"),
+        ({"b_init": "shine", "solver": "anderson"}, "`solver` is 'anderson'.*pass `solver` 'broyden'"),
+        ({"b_init": "shine", "stop_scope": "sequence"}, "`stop_scope` is 'sequence'.*pass.*`stop_scope` 'batch'"),
+        ({"phantom_steps": 0}, "`phantom_steps` is 0: pass 1 or more"),
+        ({"phantom_damping": 0.0}, "`phantom_damping` is 0.0"),
+        ({"phantom_damping": 1.5}, "`phantom_damping` is 1.5"),
+        ({"f_thres_delta": -1}, "`f_thres_delta` is -1"),
         ({"f_options": {"m": 3}}, "f_options: broyden has no option 'm': choose from history"),
         ({"b_solver": "anderson", "b_options": {"ridge": 0}}, "b_options: anderson has no option 'ridge'"),
         ({"f_options": {"threshold": 3}}, "f_options: broyden has no option 'threshold'"),
-        ({"f_options": {"history": 0}}, "f_options: history is 0"),
-        ({"solver": "anderson", "f_options": {"beta": 0}}, "f_options: beta is 0"),
-        ({"solver": "anderson", "f_options": {"lam": -1.0}}, "f_options: lam is -1.0"),
-        ({"solver": "fixed_point", "b_options": {"damping": 2}}, "b_options: damping is 2"),
+        ({"f_options": {"history": 0}}, "f_options: `history` is 0"),
+        ({"solver": "anderson", "f_options": {"beta": 0}}, "f_options: `beta` is 0"),
+        ({"solver": "anderson", "f_options": {"lam": -1.0}}, "f_options: `lam` is -1.0"),
+        ({"solver": "fixed_point", "b_options": {"damping": 2}}, "b_options: `damping` is 2"),
     ],
 )
 def test_unknown_options_raise(options, message):
@@ -326,6 +328,7 @@ def test_unknown_options_raise(options, message):
 
 
 def test_backward_options_follow_the_forward_ones_of_the_same_solver():
-    assert DEQModule(f_options={"history": 4}).b_options == {"history": 4}
-    assert DEQModule(f_options={"history": 4}, b_options={}).b_options == {}
-    assert DEQModule(f_options={"history": 4}, b_solver="anderson").b_options == {}
+    assert DEQModule(f_options={"history": 4}).b_solver == Broyden(history=4)
+    assert DEQModule(f_options={"history": 4}, b_solver="broyden").b_solver == Broyden(history=4)
+    assert DEQModule(f_options={"history": 4}, b_options={}).b_solver == Broyden()
+    assert DEQModule(f_options={"history": 4}, b_solver="anderson").b_solver == Anderson()

@@ -181,7 +181,7 @@ def test_the_estimate_draws_no_random_numbers():
 
 def test_numbers_that_make_no_sense_raise():
     z = torch.zeros(1, 2, requires_grad=True)
-    with pytest.raises(ValueError, match="samples is 0"):
+    with pytest.raises(ValueError, match="`samples` is 0"):
         jacobian_loss(2 * z, z, samples=0)
-    with pytest.raises(ValueError, match="iterations is 0"):
+    with pytest.raises(ValueError, match="`iterations` is 0"):
         spectral_radius(lambda z: z, z, iterations=0)

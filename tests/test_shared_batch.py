@@ -126,7 +126,7 @@ def check_solves(solve: Callable[..., Any], problem: Problem, parts: tuple[range
 @pytest.mark.parametrize("stop_mode", ["rel", "abs"])
 @pytest.mark.parametrize("name", ["diagonal", "rotation", "expanding", "tanh", "transformer", "pair", "jump"])
 def test_parts_take_the_steps_of_the_whole(solver, stop_mode, name):
-    problem = PROBLEMS[name](torch.float64).packed()
+    problem = PROBLEMS[name](torch.float64).flattened()
     parts = tuple(range(row, row + 1) for row in range(len(problem.start)))
     check_solves(partial(SOLVERS[solver], threshold=40, eps=1e-6, stop_mode=stop_mode), problem, parts)
 

@@ -35,7 +35,7 @@ EXCUSED = {
 @cache
 def exact(name: str) -> tuple[Problem, float]:
     """The float64 problem and its conditioning."""
-    problem = PROBLEMS[name](torch.float64).packed()
+    problem = PROBLEMS[name](torch.float64).flattened()
     return problem, conditioning(problem) if problem.equilibrium is not None else float("nan")
 
 
@@ -49,7 +49,7 @@ def relative_residual(problem: Problem, z: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_gets_there_or_says_why_not(solver, name, dtype, scale):
-    problem = PROBLEMS[name](dtype).packed().scaled(scale)
+    problem = PROBLEMS[name](dtype).flattened().scaled(scale)
     calls = 0
 
     def f(z):

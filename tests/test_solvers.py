@@ -30,13 +30,8 @@ def test_iterates_are_the_originals(run):
     solver, threshold, mode, eps = re.fullmatch(r"(\w+?)_(?:m3\S*_)?thr(\d+)_(\w+)_eps(\S+)", run).groups()
     options = {"m": 3, "lam": 1e-6, "beta": 0.7} if "_m3_" in run else PUBLISHED_RIDGE
     options = options if solver == "anderson" else {}
-    result = SOLVERS[solver](
-        golden_map,
-        torch.from_numpy(GOLDEN["z0"]),
-        threshold=int(threshold),
-        eps=float(eps),
-        stop_mode=mode,
-        **options,
+    result = SOLVERS[solver](**options)(
+        golden_map, torch.from_numpy(GOLDEN["z0"]), threshold=int(threshold), eps=float(eps), stop_mode=mode
     )
     report = result.report
     assert np.abs(result.value.numpy() - GOLDEN[f"{run}_result"]).max() < 1e-8
@@ -116,7 +111,7 @@ def test_anderson_minimises_the_mixed_residual(beta):
 )
 def test_contractions_converge_in_single_and_double_precision(solver, name, dtype):
     problem = PROBLEMS[name](dtype)
-    report = SOLVERS[solver](problem.f, problem.start, threshold=100, eps=1e-4).report
+    report = SOLVERS[solver]()(problem.f, problem.start, threshold=100, eps=1e-4).report
     assert report.termination is Termination.CONVERGED
     assert report.rel_residual < 1e-4
 
@@ -141,7 +136,7 @@ def test_small_thresholds(solver, threshold, n_evals, best_step):
         visited.append(z)
         return problem.f(z)
 
-    result = SOLVERS[solver](f, problem.start, threshold=threshold, eps=0)
+    result = SOLVERS[solver]()(f, problem.start, threshold=threshold, eps=0)
     report = result.report
     assert (report.n_evals, report.best_step, len(visited)) == (n_evals, best_step, n_evals)
     assert report.termination is Termination.MAX_STEPS
@@ -159,7 +154,7 @@ def test_non_finite_values_end_the_solve_with_the_best_so_far(solver, bad, first
     def f(z):
         return problem.f(z) if next(calls) < first_bad else torch.full_like(z, bad)
 
-    result = SOLVERS[solver](f, problem.start, threshold=20, eps=0)
+    result = SOLVERS[solver]()(f, problem.start, threshold=20, eps=0)
     assert result.report.termination is Termination.NONFINITE
     assert result.report.n_evals == first_bad + 1
     assert result.value.isfinite().all()
@@ -177,7 +172,7 @@ def test_one_sequence_at_rest_leaves_the_others_alone():
         return torch.cat([torch.zeros_like(fz[:1]), fz[1:]])
 
     for solver in SOLVERS.values():
-        result = solver(with_constant_row, start, threshold=60, eps=1e-9)
+        result = solver()(with_constant_row, start, threshold=60, eps=1e-9)
         assert result.report.termination is Termination.CONVERGED
         assert torch.equal(result.value[0], torch.zeros_like(b[0]))
         torch.testing.assert_close(result.value[1:], problem.equilibrium[1:], rtol=0, atol=1e-7)
@@ -192,7 +187,7 @@ def test_anderson_survives_a_singular_system():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_map_without_equilibrium_says_so(solver):
-    result = SOLVERS[solver](lambda z: z + 1, torch.zeros(2, 3, dtype=torch.float64), threshold=15, eps=1e-6)
+    result = SOLVERS[solver]()(lambda z: z + 1, torch.zeros(2, 3, dtype=torch.float64), threshold=15, eps=1e-6)
     assert result.report.termination is not Termination.CONVERGED
     assert result.report.n_evals <= 16
     assert result.value.isfinite().all()
@@ -258,7 +253,7 @@ def test_start_is_not_changed_and_nothing_requires_grad():
     problem = PROBLEMS["tanh"](torch.float64)
     before = problem.start.clone()
     for solver in SOLVERS.values():
-        value = solver(problem.f, problem.start, threshold=10).value
+        value = solver()(problem.f, problem.start, threshold=10).value
         assert torch.equal(problem.start, before)
         assert not value.requires_grad
 
@@ -266,14 +261,14 @@ def test_start_is_not_changed_and_nothing_requires_grad():
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_bad_arguments_raise(solver):
     z = torch.zeros(1, 2)
-    with pytest.raises(ValueError, match="threshold is -1"):
-        SOLVERS[solver](lambda z: z, z, threshold=-1)
-    with pytest.raises(ValueError, match=r"stop_mode is 'both': choose one of rel, abs"):
-        SOLVERS[solver](lambda z: z, z, threshold=1, stop_mode="both")
+    with pytest.raises(ValueError, match="`threshold` is -1"):
+        SOLVERS[solver]()(lambda z: z, z, threshold=-1)
+    with pytest.raises(ValueError, match=r"`stop_mode` is 'both': choose one of rel, abs"):
+        SOLVERS[solver]()(lambda z: z, z, threshold=1, stop_mode="both")
 
 
 def test_anderson_needs_a_window():
-    with pytest.raises(ValueError, match="m is 0"):
+    with pytest.raises(ValueError, match="`m` is 0"):
         anderson(lambda z: z, torch.zeros(1, 2), threshold=3, m=0)
 
 

@@ -8,12 +8,12 @@ from modules.solvers import SOLVERS
 from modules.state import CastMap, StateLayout
 
 
-def test_packing_and_unpacking_are_inverse():
+def test_flattening_and_unflattening_are_inverse():
     state = (torch.randn(3, 2), torch.randn(3), torch.randn(3, 4, 1, 2))
     layout = StateLayout.of(state)
-    packed = layout.pack(state)
-    assert packed.shape == (3, 2 + 1 + 8)
-    for part, back in zip(state, layout.unpack(packed), strict=True):
+    flat = layout.flatten(state)
+    assert flat.shape == (3, 2 + 1 + 8)
+    for part, back in zip(state, layout.unflatten(flat), strict=True):
         assert torch.equal(part, back)
 
 
@@ -54,7 +54,7 @@ def test_gradients_reach_every_tensor_of_the_tuple(solver):
 
 def test_wrapped_maps_can_select_where_the_map_can():
     layout = StateLayout.of((torch.zeros(3, 2),))
-    assert not hasattr(layout.packed(lambda z: z), "select")
+    assert not hasattr(layout.flattened(lambda z: z), "select")
 
     class Scaled:
         def __init__(self, rate):

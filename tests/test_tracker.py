@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modules.deq import DEQModule
 from modules.report import Termination
-from modules.solvers import COMPACT_BELOW, anderson, broyden, fixed_point
+from modules.solver import COMPACT_BELOW
+from modules.solvers import anderson, broyden, fixed_point
 from modules.tracker import Tracker
 
 SOLVERS = {
@@ -246,5 +247,5 @@ def test_one_transfer_a_step(monkeypatch):
 
 
 def test_unknown_scopes_raise():
-    with pytest.raises(ValueError, match=r"stop_scope is 'row': choose one of batch, sequence"):
+    with pytest.raises(ValueError, match=r"`stop_scope` is 'row': choose one of batch, sequence"):
         Tracker(start(), positions=1, eps=0, stop_mode="rel", stop_scope="row", first_candidate=0)

@@ -1,46 +1,92 @@
-"""The window of Anderson acceleration and its least-squares weights.
+"""Anderson acceleration: a window of past iterates and its least-squares weights.
 
 Shape legend: B sequences, N entries of one sequence's state, m columns of the window.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from modules.checks import SHARE
+from modules.solver import Iteration, Solver
 from modules.tracker import accumulation_dtype
 
 RELATIVE_RIDGE = 1e-6  # of each diagonal entry of G Gᵀ: some ten times the rounding in single precision
 
 
-class AndersonWindow:
+@dataclass(frozen=True)
+class Anderson(Solver):
+    """Anderson acceleration (type II) with a window of m iterates.
+
+    X_k = β αᵀF + (1 - β) αᵀX, where α minimises ‖αᵀG‖² + λ‖α‖² subject to Σα = 1, over the last min(k, m) columns of
+    G = F - X, one α per sequence. The first two iterates are X_0 = z0 and X_1 = f(z0). What comes back is the X (not F)
+    of lowest residual among k ≥ 2; with a threshold of 1 or 2, the last one evaluated.
+
+    The threshold is the largest number of evaluations of f. Memory: 2 m states.
+
+    Args:
+        m: window, at least 1.
+        lam: ridge λ, 1e-4 being the published one, which stalls once the residuals are small against its root; None
+            for λ_i = 1e-6 (G Gᵀ)_ii, a column's own share, with which the iterates do not depend on the problem's
+            scale.
+        beta: mixing β in (0, 1].
+
+    Raises:
+        ValueError: m < 1, λ < 0 or β outside (0, 1].
+
+    Source: D. G. Anderson, J. ACM 12 (1965); Walker and Ni, SIAM J. Numer. Anal. 49 (2011).
+    """
+
+    m: int = 5
+    lam: float | None = None
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.m >= 1:
+            raise ValueError(f"`m` is {self.m}: the window needs at least 1 column")
+        if self.lam is not None and not self.lam >= 0:
+            raise ValueError(
+                f"`lam` is {self.lam}: pass 0 or more, or None for a ridge in proportion to the Gram matrix"
+            )
+        SHARE.check("beta", self.beta)
+
+    def start(self, z0: Tensor, threshold: int) -> AndersonIteration:
+        return AndersonIteration(z0, self)
+
+    def max_evals(self, threshold: int) -> int:
+        return threshold
+
+    def first_candidate(self, threshold: int) -> int:
+        return max(0, min(2, threshold - 1))
+
+
+class AndersonIteration(Iteration):
     """The last m pairs f(X_k), G_k = f(X_k) - X_k, (B, m, N) each, and the Gram matrix (B, m, m) of the G's.
 
     Args:
         like: a state (B, N), for shape, dtype and device.
-        m: columns, at least 1.
-        lam: ridge λ; None for λ_i = 1e-6 (G Gᵀ)_ii, a column's own share.
-        beta: mixing β.
-
-    Raises:
-        ValueError: m < 1, λ < 0 or β outside (0, 1].
+        options: m, λ and β.
     """
 
-    def __init__(self, like: Tensor, m: int, lam: float | None, beta: float):
-        if m < 1:
-            raise ValueError(f"m is {m}: the window needs at least 1 column")
-        if lam is not None and not lam >= 0:
-            raise ValueError(f"lam is {lam}: pass 0 or more, or None for a ridge in proportion to the Gram matrix")
-        if not 0 < beta <= 1:
-            raise ValueError(f"beta is {beta}: pass a number above 0 and at most 1")
+    def __init__(self, like: Tensor, options: Anderson):
         n_batch, n_state = like.shape
-        self.images = like.new_zeros(n_batch, m, n_state)  # F
-        self.residuals = like.new_zeros(n_batch, m, n_state)  # G
-        self.gram = like.new_zeros(n_batch, m, m, dtype=accumulation_dtype(like))
-        self.m, self.lam, self.beta = m, lam, beta
+        self.m, self.lam, self.beta = options.m, options.lam, options.beta
+        self.images = like.new_zeros(n_batch, self.m, n_state)  # F
+        self.residuals = like.new_zeros(n_batch, self.m, n_state)  # G
+        self.gram = like.new_zeros(n_batch, self.m, self.m, dtype=accumulation_dtype(like))
         self.stored = 0
 
-    def store(self, fz: Tensor, g: Tensor) -> None:
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        self._store(fz, g)
+        return self._mix() if self.stored > 1 else fz
+
+    def select(self, rows: Tensor) -> None:
+        self.images, self.residuals, self.gram = self.images[rows], self.residuals[rows], self.gram[rows]
+
+    def _store(self, fz: Tensor, g: Tensor) -> None:
         """Adds a pair (B, N), in the oldest one's place when the window is full."""
         slot = self.stored % self.m
         self.stored += 1
@@ -50,7 +96,7 @@ class AndersonWindow:
         self.gram[:, slot, :] = row
         self.gram[:, :, slot] = row
 
-    def mix(self) -> Tensor:
+    def _mix(self) -> Tensor:
         """β αᵀF + (1 - β) αᵀX (B, N), computed as αᵀF - (1 - β) αᵀG."""
         n = min(self.stored, self.m)
         weights = self._weights(self.gram[:, :n, :n]).to(self.images.dtype).unsqueeze(1)
@@ -82,7 +128,3 @@ class AndersonWindow:
         newest = torch.zeros_like(alpha)
         newest[:, (self.stored - 1) % self.m] = 1
         return torch.where(torch.isfinite(alpha).all(dim=1, keepdim=True), alpha, newest)
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps these sequences only."""
-        self.images, self.residuals, self.gram = self.images[rows], self.residuals[rows], self.gram[rows]

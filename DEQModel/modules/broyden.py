@@ -1,16 +1,75 @@
-"""Broyden's estimate of an inverse Jacobian, kept as the steps that were taken.
+"""Broyden's method: its estimate of an inverse Jacobian is kept as the steps that were taken.
 
 Shape legend: B sequences, N entries of one sequence's state, m stored steps.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from modules.checks import Range
+from modules.solver import Iteration, Solver
 from modules.tracker import accumulation_dtype
 
 FIRST_BLOCK = 8  # columns of the first block of a history
+
+
+@dataclass(frozen=True)
+class Broyden(Solver):
+    """Broyden's "good" method on g(z) = f(z) - z, with full steps and an inverse update from B_0 = -I.
+
+    z_{n+1} = z_n - B_n g_n; inner products run over each sequence's own entries, so the estimates B are one per
+    sequence. The result's `jacobian` is the last of them.
+
+    The threshold is the largest number of updates: f is evaluated at most threshold + 1 times.
+
+    Args:
+        history: largest number of pairs of successive steps that B is remembered by, the newest ones; None for all.
+            Memory: as many states and two more.
+
+    Raises:
+        ValueError: a history below 1.
+
+    Source: C. G. Broyden, Math. Comp. 19 (1965); for equilibrium models arXiv 1909.01377, section 3.
+    """
+
+    history: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.history is not None:
+            Range(least=1).check("history", self.history)
+
+    def start(self, z0: Tensor, threshold: int) -> BroydenIteration:
+        return BroydenIteration(z0, max(1, min(threshold, self.history or threshold)))
+
+
+class BroydenIteration(Iteration):
+    """z ← z - B g with Broyden's estimate B of the inverse Jacobian of g, made of at most `limit` pairs of steps."""
+
+    def __init__(self, like: Tensor, limit: int):
+        self.jacobian = InverseJacobian(like, limit)
+        self.step: Tensor | None = None  # s_n, the step that led to the newest iterate
+
+    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
+        if self.step is None:
+            self.step = g  # B_0 = -I
+            return fz
+        self.jacobian.append(self.step)
+        self.step = self.jacobian.next_step(g)
+        return z + self.step
+
+    def select(self, rows: Tensor) -> None:
+        self.jacobian.select(rows)
+        self.step = self.step[rows]
+
+    def finish(self) -> InverseJacobian:
+        """The estimate with the last step taken in."""
+        if self.step is not None:
+            self.jacobian.append(self.step)
+        return self.jacobian
 
 
 class History:

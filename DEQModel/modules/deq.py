@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,25 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.gradients import attach_implicit, phantom, unrolled
+from modules.checks import SHARE, Range, check_choice
+from modules.gradients import attach_implicit
+from modules.iterate import iterate
 from modules.jacobian import jacobian_loss
+from modules.prepare import PREPARATIONS, prepare
 from modules.report import SolveInfo, SolveReport, SolverResult
-from modules.solvers import SOLVERS, FixedPointFn
-from modules.state import CastMap, State, StateLayout
+from modules.solver import Solver
+from modules.solvers import SOLVERS, make_solver
+from modules.state import CastMap, Map, State, StateLayout
 from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, Tracker, by_row
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
 BACKWARD_STARTS = ("zero", "shine")
 CHOICES: dict[str, Collection[str]] = {
-    "solver": SOLVERS,
-    "b_solver": SOLVERS,
     "stop_mode": STOP_MODES,
     "b_stop_mode": STOP_MODES,
     "stop_scope": STOP_SCOPES,
     "grad": GRADIENTS,
     "b_init": BACKWARD_STARTS,
+    "prepare": PREPARATIONS,
 }
-SMALLEST = {"f_thres": 0, "b_thres": 0, "f_eps": 0, "b_eps": 0, "phantom_steps": 1, "f_thres_delta": 0}
+RANGES: dict[str, Range] = {
+    "f_thres": Range(least=0),
+    "b_thres": Range(least=0),
+    "f_eps": Range(least=0),
+    "b_eps": Range(least=0),
+    "phantom_steps": Range(least=1),
+    "phantom_damping": SHARE,
+    "f_thres_delta": Range(least=0),
+}
 
 
 class DEQModule(nn.Module):
@@ -48,13 +58,15 @@ class DEQModule(nn.Module):
     would have started from. The other modes:
 
         one_step   y = ȳ, the gradient of a single application (Jacobian-free, arXiv 2103.12803)
-        phantom    K damped applications from z*, with their ordinary gradient (arXiv 2111.05177)
+        phantom    K damped applications from z*, with their ordinary gradient: (I - ∂f/∂z)⁻¹ is replaced by
+                   λ Σ_{k<K} ((1 - λ) I + λ ∂f/∂z)ᵏ (arXiv 2111.05177)
         unroll     f_thres plain applications from z0 instead of a solver, each recomputed on backward, when f must
                    still be the same map; the exact gradient of that iteration. Without gradients the solver is
                    used all the same.
 
     The module holds settings alone: parameters belong to f, and nothing is kept between calls. It depends on
-    `torch.is_grad_enabled()`, not on training mode, but for `f_thres_delta`.
+    `torch.is_grad_enabled()`, not on training mode, but for `f_thres_delta`. Attributes have the arguments' names and
+    are read at every call; `solver` and `b_solver` hold the solvers themselves, made of a name and options.
 
     Args:
         solver, b_solver: names of the forward and backward solvers, keys of `SOLVERS`; None for the same one.
@@ -70,11 +82,12 @@ class DEQModule(nn.Module):
             the forward solve went, and may be worse than ȳ in others. Needs solver "broyden" and the scope "batch",
             and keeps that solve's steps until the graph is freed: a state each.
         f_thres_delta: in training mode the forward threshold is drawn from f_thres - delta … f_thres + delta.
-        batch_sum: for a part of a divided batch, see `solvers.broyden`: with the scope "batch" both solves then stop
+        batch_sum: for a part of a divided batch, see `Solver.__call__`: with the scope "batch" both solves then stop
             with those of the other parts, which must go forward and backward alike. Where thresholds are drawn they
             differ from part to part, and every part stops on its own, in both solves.
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
             b_options None means f_options.
+        prepare: one of PREPARATIONS, the form of f in the forward solve.
 
     Raises:
         ValueError: unknown names or options, numbers out of range, combinations that make no sense.
@@ -102,32 +115,26 @@ class DEQModule(nn.Module):
         batch_sum: BatchSum | None = None,
         f_options: Mapping[str, Any] | None = None,
         b_options: Mapping[str, Any] | None = None,
+        prepare: str = "packed",
     ):
         super().__init__()
-        self.solver, self.b_solver = solver, b_solver or solver
+        b_solver = b_solver or solver
+        inherited = b_options is None and b_solver == solver
+        self.solver = _solver("solver", solver, "f_options", f_options)
+        self.b_solver = self.solver if inherited else _solver("b_solver", b_solver, "b_options", b_options)
         self.f_thres, self.b_thres, self.f_eps, self.b_eps = f_thres, b_thres, f_eps, b_eps
         self.stop_mode, self.b_stop_mode, self.stop_scope = stop_mode, b_stop_mode, stop_scope
         self.grad, self.phantom_steps, self.phantom_damping = grad, phantom_steps, phantom_damping
         self.b_init, self.f_thres_delta, self.batch_sum = b_init, f_thres_delta, batch_sum
-        self._check_settings()
-        self.f_options = _checked_options("f_options", solver, f_options)
-        inherited = f_options if b_options is None and self.b_solver == solver else b_options
-        self.b_options = _checked_options("b_options", self.b_solver, inherited)
-
-    def _check_settings(self) -> None:
+        self.prepare = prepare
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
-        for name, smallest in SMALLEST.items():
-            if not getattr(self, name) >= smallest:
-                raise ValueError(f"{name} is {getattr(self, name)}: pass {smallest} or more")
-        if not 0 < self.phantom_damping <= 1:
-            raise ValueError(f"phantom_damping is {self.phantom_damping}: pass a number above 0 and at most 1")
-        if self.b_init == "shine" and (self.solver != "broyden" or self.stop_scope != "batch"):
+            check_choice(name, getattr(self, name), choices)
+        for name, numbers in RANGES.items():
+            numbers.check(name, getattr(self, name))
+        if b_init == "shine" and (solver != "broyden" or stop_scope != "batch"):
             raise ValueError(
-                f"b_init 'shine' shares the Broyden solve of a whole batch, but solver is {self.solver!r} and "
-                f"stop_scope {self.stop_scope!r}: pass solver='broyden' and stop_scope='batch'"
+                f"`b_init` is 'shine', which shares the Broyden solve of a whole batch, but `solver` is {solver!r} and "
+                f"`stop_scope` is {stop_scope!r}: pass `solver` 'broyden' and `stop_scope` 'batch'"
             )
 
     def extra_repr(self) -> str:
@@ -135,14 +142,15 @@ class DEQModule(nn.Module):
         settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "batch_sum"}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
-    def forward(self, f: Callable[[State], State], z0: State, *, jacobian_samples: int = 0) -> tuple[State, SolveInfo]:
+    def forward(self, f: Map, z0: State, *, jacobian_samples: int = 0) -> tuple[State, SolveInfo]:
         """Solves z = f(z) from z0.
 
         Args:
             f: the map, (B, *) -> (B, *) in the same shape, dtype and device, or a map of tuples of such tensors; free
                 of side effects: it is called many times. Everything it closes over may require gradients. Under
                 autocast its values are cast to z0's dtype. With the scope "sequence", a method `select(rows)` that
-                gives the same map for some sequences saves work.
+                gives the same map for some sequences saves work. A method `pack(z)`, see `prepare`, is used in the
+                forward solve.
             z0: the start, a tensor or a tuple; no gradient flows into it.
             jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; without gradients there is none. The
                 modes phantom and unroll apply f once more for it.
@@ -158,11 +166,11 @@ class DEQModule(nn.Module):
         """
         if isinstance(z0, tuple):
             layout = StateLayout.of(z0)
-            packed, info = self.forward(layout.packed(f), layout.pack(z0), jacobian_samples=jacobian_samples)
-            return layout.unpack(packed), info
+            flat, info = self.forward(layout.flattened(f), layout.flatten(z0), jacobian_samples=jacobian_samples)
+            return layout.unflatten(flat), info
         if not (isinstance(z0, Tensor) and z0.is_floating_point() and z0.dim()):
             found = f"{tuple(z0.shape)} {z0.dtype}" if isinstance(z0, Tensor) else f"a {type(z0).__name__}"
-            raise ValueError(f"z0 is {found}: pass a floating-point tensor (B, *), or a tuple of them")
+            raise ValueError(f"`z0` is {found}: pass a floating-point tensor (B, *), or a tuple of them")
         if torch.is_autocast_enabled(z0.device.type):
             f = CastMap(f, z0.dtype)
         z0 = z0.detach()
@@ -174,7 +182,8 @@ class DEQModule(nn.Module):
         if self.grad == "phantom":
             with torch.no_grad():
                 result = self._solve_forward(f, z0)
-            output = phantom(f, result.value, steps=self.phantom_steps, damping=self.phantom_damping)
+            z_star = result.value.detach()
+            output = iterate(f, z_star, steps=self.phantom_steps, damping=self.phantom_damping)
             info = SolveInfo(result.report)
         else:
             output, report = self._unroll(f, z0)
@@ -200,18 +209,17 @@ class DEQModule(nn.Module):
         alone = self.batch_sum is None or self._draws_thresholds
         return {"stop_scope": self.stop_scope} | ({} if alone else {"batch_sum": self.batch_sum})
 
-    def _solve_forward(self, f: FixedPointFn, z0: Tensor) -> SolverResult:
-        return SOLVERS[self.solver](
-            f,
+    def _solve_forward(self, f: Map, z0: Tensor) -> SolverResult:
+        return self.solver(
+            prepare(f, z0, self.prepare),
             z0,
             threshold=self._threshold(),
             eps=self.f_eps,
             stop_mode=self.stop_mode,
             **self._scope(),
-            **self.f_options,
         )
 
-    def _solve_and_apply(self, f: FixedPointFn, z0: Tensor, jacobian_samples: int) -> tuple[Tensor, SolveInfo]:
+    def _solve_and_apply(self, f: Map, z0: Tensor, jacobian_samples: int) -> tuple[Tensor, SolveInfo]:
         """The modes whose graph is that of one application at z*."""
         with torch.no_grad():
             result = self._solve_forward(f, z0)
@@ -227,12 +235,11 @@ class DEQModule(nn.Module):
         solve = None
         if self.b_thres > 0:
             solve = partial(
-                SOLVERS[self.b_solver],
+                self.b_solver,
                 threshold=self.b_thres,
                 eps=self.b_eps,
                 stop_mode=self.b_stop_mode,
                 **self._scope(),
-                **self.b_options,
             )
         if self.b_init == "shine" and result.jacobian is not None:
             jacobian = result.jacobian
@@ -250,9 +257,10 @@ class DEQModule(nn.Module):
 
         return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished)
 
-    def _unroll(self, f: FixedPointFn, z0: Tensor) -> tuple[Tensor, SolveReport]:
+    def _unroll(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveReport]:
         steps = self._threshold()
-        before, z = unrolled(f, z0, steps=steps)
+        before = iterate(f, z0, steps=steps - 1, recompute=True)  # z0 itself where there is one step or none
+        z = iterate(f, before, steps=min(steps, 1), recompute=True)
         tracker = Tracker(
             by_row(before.detach()),
             positions=1,
@@ -272,16 +280,10 @@ def _unchanged(grad: Tensor) -> Tensor:
     return grad
 
 
-def _checked_options(name: str, solver: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options, if the solver knows them all and takes their values."""
-    options = dict(options or {})
-    own = {"f", "z0", "threshold", "eps", "stop_mode", "stop_scope", "batch_sum"}
-    known = [option for option in inspect.signature(SOLVERS[solver]).parameters if option not in own]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{name}: {solver} has no option {option!r}: choose from {', '.join(known)}")
+def _solver(parameter: str, name: str, options_parameter: str, options: Mapping[str, Any] | None) -> Solver:
+    """The solver of this name with these options; messages speak of the parameters that gave them."""
+    check_choice(parameter, name, SOLVERS)
     try:
-        SOLVERS[solver](_unchanged, torch.zeros(1, 1, device="cpu"), threshold=0, **options)
+        return make_solver(name, options or {})
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    return options
+        raise ValueError(f"{options_parameter}: {error}") from None

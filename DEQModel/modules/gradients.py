@@ -1,4 +1,4 @@
-"""How gradients pass an equilibrium: each mode turns a solution z* into an output with a graph."""
+"""The implicit gradient: a copy of f(z*) whose incoming gradient is replaced by a solution of the adjoint equation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
-from torch.utils.checkpoint import checkpoint
 
 from modules.report import SolveReport, SolverResult, Termination
-from modules.solvers import FixedPointFn
+from modules.state import Map
 
-AdjointSolver = Callable[[FixedPointFn, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
+AdjointSolver = Callable[[Map, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
 
 
 def attach_implicit(
@@ -90,28 +89,3 @@ def _nothing_finite(report: SolveReport) -> list[bool]:
     """Which sequences are left with their start because no finite residual came after it."""
     ends = zip(report.sequence_terminations, report.sequence_steps, strict=True)
     return [reason is Termination.NONFINITE and step == 0 for reason, step in ends]
-
-
-def phantom(f: FixedPointFn, z: Tensor, *, steps: int, damping: float) -> Tensor:
-    """z ← (1 - λ) z + λ f(z), `steps` times from z*, with ordinary gradients; none flows into z* itself.
-
-    The gradient is that of the implicit one with (I - ∂f/∂z)⁻¹ replaced by λ Σ_{k<K} ((1 - λ) I + λ ∂f/∂z)ᵏ.
-
-    Source: Geng et al., On Training Implicit Models, arXiv 2111.05177.
-    """
-    z = z.detach()
-    for _ in range(steps):
-        fz = f(z)
-        z = fz if damping == 1 else torch.lerp(z, fz, damping)
-    return z
-
-
-def unrolled(f: FixedPointFn, z: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
-    """z ← f(z), `steps` times, with ordinary gradients; each step keeps its state and is computed again on backward.
-
-    Returns the last two iterates, (z_{K-1}, z_K).
-    """
-    before = z
-    for _ in range(steps):
-        before, z = z, checkpoint(f, z, use_reentrant=False)
-    return before, z

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.solvers import FixedPointFn
+from modules.checks import Range
+from modules.state import Map
 from modules.tracker import accumulation_dtype, by_row
 
 
@@ -35,8 +36,7 @@ def jacobian_loss(f_z: Tensor, z: Tensor, *, samples: int = 1) -> Tensor:
 
     Source: Bai, Koltun and Kolter, arXiv 2106.14342, equation 5.
     """
-    if samples < 1:
-        raise ValueError(f"samples is {samples}: pass 1 or more")
+    Range(least=1).check("samples", samples)
     total = torch.zeros((), dtype=accumulation_dtype(z), device=z.device)
     for _ in range(samples):
         product = _transposed_product(f_z, z, torch.randn_like(f_z), create_graph=True)
@@ -44,7 +44,7 @@ def jacobian_loss(f_z: Tensor, z: Tensor, *, samples: int = 1) -> Tensor:
     return total / (samples * z.numel())
 
 
-def spectral_radius(f: FixedPointFn, z: Tensor, *, iterations: int = 30) -> Tensor:
+def spectral_radius(f: Map, z: Tensor, *, iterations: int = 30) -> Tensor:
     """The largest |eigenvalue| of each sequence's ∂f/∂z at z, (B,), by Arnoldi's method on its transpose.
 
     A Krylov space is right for a dominant complex pair too, where the power iteration turns without settling. Exact
@@ -64,8 +64,7 @@ def spectral_radius(f: FixedPointFn, z: Tensor, *, iterations: int = 30) -> Tens
 
     Source: W. E. Arnoldi, Quart. Appl. Math. 9 (1951).
     """
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}: pass 1 or more")
+    Range(least=1).check("iterations", iterations)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         f_z = f(z)

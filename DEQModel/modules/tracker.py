@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.checks import check_choice
 from modules.report import REASONS, SolveReport, SolverResult, Termination
 
 # Adds up float64 numbers (k,) over all who hold a part of the batch; the same bits for all of them.
@@ -20,8 +21,8 @@ TINY = 1e-9  # added to ‖f(z)‖ below the relative residual
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
-OPEN = -1  # in place of an index into REASONS: still being solved for
 DIVERGENCE_RATIO = 1e3  # growth over the first step's residual, per position, that counts as divergence
+OPEN = -1  # in place of an index into REASONS: still being solved for
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -83,9 +84,8 @@ class Tracker:
         first_candidate: int,
         batch_sum: BatchSum | None = None,
     ):
-        for name, value, choices in (("stop_mode", stop_mode, STOP_MODES), ("stop_scope", stop_scope, STOP_SCOPES)):
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+        check_choice("stop_mode", stop_mode, STOP_MODES)
+        check_choice("stop_scope", stop_scope, STOP_SCOPES)
         self.eps, self.stop_mode, self.stop_scope = eps, stop_mode, stop_scope
         self.divergence_ratio = DIVERGENCE_RATIO * positions
         self.first_candidate = first_candidate

@@ -88,9 +88,9 @@ class CellMap:
     def __call__(self, z: Tensor) -> Tensor:
         return self.cell(z, self.context)
 
-    def pack(self, n_rows: int) -> CellMap:
-        """The same map, prepared for many evaluations without gradients on n_rows = B·L rows."""
-        return CellMap(self.cell, self.context.pack(n_rows))
+    def pack(self, z: Tensor) -> CellMap:
+        """The same map, prepared for many evaluations without gradients on states like z (B, L, D)."""
+        return CellMap(self.cell, self.context.pack(z.shape[0] * z.shape[1]))
 
     def select(self, rows: Tensor) -> CellMap:
         """The map of these sequences (b,) alone."""

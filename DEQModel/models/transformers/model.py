@@ -106,7 +106,7 @@ class DEQTransformerLM(nn.Module):
         f, z, injection = self._map(tokens, memory)
         solve = None
         if n_layer is None:
-            z, solve = self.deq(f.pack(tokens.numel()), z, jacobian_samples=jacobian_samples)
+            z, solve = self.deq(f, z, jacobian_samples=jacobian_samples)
         else:
             for _ in range(n_layer):
                 z = f(z)
