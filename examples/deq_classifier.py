@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.depth import Applications, Depth
 from modules.deq import DEQModule
 from modules.report import SolveInfo
 
@@ -76,22 +77,10 @@ class Cell(nn.Module):
         return torch.tanh(F.conv1d(z, weight, padding=1) + injection)
 
 
-class Unrolled:
-    """z ← f(z), `depth` times, with ordinary backpropagation: in a DEQModule's place."""
-
-    def __init__(self, depth: int):
-        self.depth = depth
-
-    def __call__(self, f: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, None]:
-        for _ in range(self.depth):
-            z = f(z)
-        return z, None
-
-
 class Classifier(nn.Module):
     """x (B, 2, N) → state (B, C, N) → logits (B, N), and the solves' reports where there are any."""
 
-    def __init__(self, n_channel: int, state: DEQModule | Unrolled):
+    def __init__(self, n_channel: int, state: Depth):
         super().__init__()
         self.cell = Cell(n_channel)
         self.out = nn.Conv1d(n_channel, 1, 1)
@@ -166,9 +155,9 @@ def compare_memory(args: argparse.Namespace, batch: Corridors) -> None:
     """Prints what a training step keeps at several depths, with solves that take all their steps."""
     print("\nkB kept for the backward pass, by depth (the DEQ's f_thres, all of it used)")
     print(f"  {'':9s}" + "".join(f"{depth:8d}" for depth in DEPTHS))
-    peers: dict[str, Callable[[int], DEQModule | Unrolled]] = {
+    peers: dict[str, Callable[[int], Depth]] = {
         "DEQ": lambda depth: DEQModule(solver=args.solver, f_thres=depth, f_eps=0.0),
-        "unrolled": Unrolled,
+        "unrolled": Applications,
     }
     for name, make in peers.items():
         sizes = (saved_bytes(Classifier(args.channels, make(depth)), batch) for depth in DEPTHS)
@@ -194,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     test = corridors(N_TEST, args.length, torch.Generator().manual_seed(args.seed + 1))
     deq = DEQModule(solver=args.solver, f_thres=args.threshold, b_thres=args.threshold)
     print(f"{'':20s}  accuracy  beyond {args.depth} places  ms a step  kB for backward")
-    for name, state in ((f"DEQ, {args.solver}", deq), (f"unrolled, depth {args.depth}", Unrolled(args.depth))):
+    for name, state in ((f"DEQ, {args.solver}", deq), (f"unrolled, depth {args.depth}", Applications(args.depth))):
         torch.manual_seed(args.seed)
         model = Classifier(args.channels, state)
         seconds, solves = train(model, args)

@@ -182,8 +182,7 @@ class DEQModule(nn.Module):
         if self.grad == "phantom":
             with torch.no_grad():
                 result = self._solve_forward(f, z0)
-            z_star = result.value.detach()
-            output = iterate(f, z_star, steps=self.phantom_steps, damping=self.phantom_damping)
+            output = iterate(f, result.value.detach(), steps=self.phantom_steps, damping=self.phantom_damping)
             info = SolveInfo(result.report)
         else:
             output, report = self._unroll(f, z0)
