@@ -29,7 +29,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, LMOutput, Memory
+from models.protocol import LMOutput
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.model import DEQTransformerLM, Memory
+from modules.deq import DEQModule
 
 CASES = (("batch", False), ("batch", True), ("sequence", True))  # stop scope, whether two rows are planted
 KINDS = ("same step", "other step", "unconverged")
@@ -45,7 +48,7 @@ class Comparison:
     difference: float  # largest |Δnll| over its positions, nats
 
 
-def build(args: argparse.Namespace, solver: str, scope: str) -> DEQTransformerLM:
+def build(args: argparse.Namespace) -> DEQTransformerLM:
     """Random weights, the same ones at every call, with an injection that is strong enough for solves to converge."""
     torch.manual_seed(0)
     config = DEQTransformerConfig(
@@ -56,10 +59,6 @@ def build(args: argparse.Namespace, solver: str, scope: str) -> DEQTransformerLM
         d_inner=4 * args.d_model,
         d_embed=args.d_model,
         mem_len=args.length,
-        solver=solver,
-        stop_scope=scope,
-        f_thres=args.f_thres,
-        f_eps=args.f_eps,
     )
     model = DEQTransformerLM(config).eval()
     for parameter in model.parameters():
@@ -93,16 +92,18 @@ def compare_row(together: LMOutput, row: int, alone: LMOutput) -> Comparison:
 
 def compare(args: argparse.Namespace, solver: str, scope: str, dtype: torch.dtype, *, planted: bool) -> str:
     """A line of the table."""
-    model = build(args, solver, scope).to(dtype)
+    model = build(args).to(dtype)
+    deq = DEQModule(solver=solver, stop_scope=scope, f_thres=args.f_thres, f_eps=args.f_eps)
     generator = torch.Generator().manual_seed(1)
     found, steps = [], []
     for _ in range(args.batches):
         stream, memory, rows = draw(args, generator, planted=planted)
         memory = Memory(memory.z.to(dtype), memory.u.to(dtype))
-        together = model(stream[:-1], stream[1:], memory)
+        together = model(stream[:-1], stream[1:], memory, deq)
         for row in rows:
             tokens = stream[:, row : row + 1]
-            alone = model(tokens[:-1], tokens[1:], Memory(memory.z[row : row + 1], memory.u[row : row + 1]))
+            own = Memory(memory.z[row : row + 1], memory.u[row : row + 1])
+            alone = model(tokens[:-1], tokens[1:], own, deq)
             found.append(compare_row(together, row, alone))
             steps.append(alone.solve.forward.n_steps)
     line = f"{solver:12s} {str(dtype).removeprefix('torch.'):8s} {scope:9s} {'planted' if planted else 'ordinary':9s}"

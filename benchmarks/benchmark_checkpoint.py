@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config.flags import parse
+from config.flags import CommandLine
 from config.settings import Settings
 from data.batches import OrderedBatches
+from models.transformers.spec import SPEC
 from runs.experiment import Experiment
-from train_transformer import make_model
-from training.checkpoint import CHECKPOINT_FILE, TrainingState
-from training.resuming import captured
-from training.trainer import Trainer
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.preparation import make_model
+from training.trainer import ENTRIES, Trainer
 
 N_TOKEN = 267_735
 PUBLISHED = (
@@ -37,20 +37,21 @@ PUBLISHED = (
 def make_trainer(batch_size: int, folder: Path, device: torch.device) -> Trainer:
     """A trainer of the published model on random words."""
     cuda = "--cuda" if device.type == "cuda" else ""
-    settings = parse(f"{PUBLISHED} --batch_size {batch_size} --work_dir {folder}/ {cuda}".split())
+    command = CommandLine("benchmark_checkpoint.py", SPEC)
+    settings = command.parse(f"{PUBLISHED} --batch_size {batch_size} --work_dir {folder}/ {cuda}".split())
     uniform = np.random.default_rng(0).random(batch_size * 150 * 40)
     ids = np.minimum(N_TOKEN**uniform, N_TOKEN - 1).astype(np.int32)  # frequent words more often than rare ones
     batches = OrderedBatches(ids, batch_size, settings.tgt_len, device=device)
-    model = make_model(settings, N_TOKEN, device).train()
+    model = make_model(command, settings, N_TOKEN, device).train()
     return Trainer(model, settings, batches, batches, Experiment(settings))
 
 
 def update_seconds(trainer: Trainer, steps: int) -> float:
     """Median time of an update, after one that does not count."""
-    trainer.parallel, times = trainer.model, []
+    times = []
     for batch, _ in zip(trainer.batches.from_position(0), range(steps + 1), strict=False):
         start = time.perf_counter()
-        trainer.update(batch)  # ends with the host waiting for the loss
+        trainer.update(batch, start)  # ends with the host waiting for the loss
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 
@@ -71,12 +72,13 @@ def main() -> None:
         writes, reads = [], []
         for _ in range(args.repeats):
             start = time.perf_counter()
-            captured(trainer).save(Path(folder))
+            trainer.save()
             writes.append(time.perf_counter() - start)
             start = time.perf_counter()
-            TrainingState.newest(folder)
+            checkpoint, _ = Checkpoint.newest(trainer.experiment.folder, ENTRIES)
+            checkpoint.resume(())
             reads.append(time.perf_counter() - start)
-        size = (Path(folder) / CHECKPOINT_FILE).stat().st_size
+        size = (trainer.experiment.folder / CHECKPOINT_FILE).stat().st_size
         write, interval = statistics.median(writes), Settings().steps_between_saves
         print(f"checkpoint          {size / 1e9:.2f} GB")
         print(f"write, synced       {write:.2f} s (least {min(writes):.2f}, most {max(writes):.2f})")

@@ -11,15 +11,16 @@ history, and the unrolled model.
 from __future__ import annotations
 
 import argparse
-import copy
-import dataclasses
 from collections.abc import Callable
 
 import torch
 from measuring import in_mib, median_seconds, peak_bytes
 from torch import Tensor
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.model import DEQTransformerLM
+from modules.depth import Applications, Depth
+from modules.deq import DEQModule
 
 LENGTH = 75
 BATCH = 4
@@ -29,7 +30,7 @@ SIZES = {"d 64": (64, 4, 128), "d 256": (256, 8, 1024)}  # d_model, n_head, d_in
 MODES = {
     "implicit, broyden": {},
     "implicit, anderson": {"solver": "anderson"},
-    "implicit, history 5": {"f_history": 5},
+    "implicit, history 5": {"f_options": {"history": 5}},
     "implicit, shine start": {"b_init": "shine"},
     "shine alone": {"b_init": "shine", "b_thres": 0},
     "one_step": {"grad": "one_step"},
@@ -38,24 +39,18 @@ MODES = {
 }
 BY_DEPTH = {
     "implicit, broyden": {},
-    "implicit, broyden, history 5": {"f_history": 5},
+    "implicit, broyden, history 5": {"f_options": {"history": 5}},
     "implicit, anderson": {"solver": "anderson"},
     "unroll, recomputed": {"grad": "unroll"},
-    "plain layers (n_layer)": None,  # ordinary backpropagation: every application keeps its graph
+    "plain applications": None,  # ordinary backpropagation: every application keeps its graph
 }
 
 
-def build(size: str, **settings: object) -> tuple[DEQTransformerLM, Tensor, Tensor]:
+def build(size: str) -> tuple[DEQTransformerLM, Tensor, Tensor]:
     """A model with random weights and a batch (L, B) of tokens and targets."""
     d_model, n_head, d_inner = SIZES[size]
     config = DEQTransformerConfig(
-        n_token=1000,
-        n_head=n_head,
-        d_head=d_model // n_head,
-        d_model=d_model,
-        d_inner=d_inner,
-        d_embed=d_model,
-        **({"solver": "broyden", "f_thres": 50, "b_thres": 50, "f_eps": 1e-3, "b_eps": 1e-3} | settings),
+        n_token=1000, n_head=n_head, d_head=d_model // n_head, d_model=d_model, d_inner=d_inner, d_embed=d_model
     )
     torch.manual_seed(0)
     model = DEQTransformerLM(config)
@@ -66,27 +61,30 @@ def build(size: str, **settings: object) -> tuple[DEQTransformerLM, Tensor, Tens
     return model, tokens[:-1], tokens[1:]
 
 
-def gradient(model: DEQTransformerLM, tokens: Tensor, targets: Tensor, n_layer: int | None = None) -> Tensor:
+def equilibrium(**settings: object) -> DEQModule:
+    """The solves, with some settings changed."""
+    return DEQModule(**({"solver": "broyden", "f_thres": 50, "b_thres": 50, "f_eps": 1e-3, "b_eps": 1e-3} | settings))
+
+
+def gradient(model: DEQTransformerLM, tokens: Tensor, targets: Tensor, depth: Depth) -> Tensor:
     """The gradient for all parameters, (number of them,)."""
     model.zero_grad(set_to_none=True)
-    model(tokens, targets, n_layer=n_layer).nll.mean().backward()
+    model(tokens, targets, None, depth).nll.mean().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def step_of(size: str, settings: dict[str, object], n_layer: int | None = None) -> Callable[[], object]:
+def step_of(size: str, depth: Depth) -> Callable[[], object]:
     """A training step, for `peak_bytes` and the clock."""
-    model, tokens, targets = build(size, **settings)
+    model, tokens, targets = build(size)
     torch.set_num_threads(1)
-    return lambda: gradient(model, tokens, targets, n_layer) is None
+    return lambda: gradient(model, tokens, targets, depth) is None
 
 
 def exact_gradient(size: str) -> Tensor:
     model, tokens, targets = build(size)
-    config = dataclasses.replace(model.config, f_thres=200, b_thres=200, f_eps=1e-10, b_eps=1e-10)
-    tight = DEQTransformerLM(config).double()
-    tight.load_state_dict(copy.deepcopy(model.state_dict()))
-    found = gradient(tight, tokens, targets)
-    solve = tight(tokens, targets).solve
+    tight, exact = model.double(), equilibrium(f_thres=200, b_thres=200, f_eps=1e-10, b_eps=1e-10)
+    found = gradient(tight, tokens, targets, exact)
+    solve = tight(tokens, targets, None, exact).solve
     print(f"  oracle: forward residual {solve.forward.residual:.0e} after {solve.forward.n_evals} evaluations")
     return found
 
@@ -97,14 +95,15 @@ def print_modes(size: str, repeats: int) -> None:
     exact = exact_gradient(size)
     print(f"  {'mode':24s}{'gradient error':>15s}{'evaluations f/b':>17s}{'ms a step':>11s}{'peak MiB':>10s}")
     for name, settings in MODES.items():
-        model, tokens, targets = build(size, **settings)
-        error = ((gradient(model, tokens, targets).double() - exact).norm() / exact.norm()).item()
-        output = model(tokens, targets)
+        model, tokens, targets = build(size)
+        deq = equilibrium(**settings)
+        error = ((gradient(model, tokens, targets, deq).double() - exact).norm() / exact.norm()).item()
+        output = model(tokens, targets, None, deq)
         output.nll.mean().backward()
         backward = output.solve.backward
         evaluations = f"{output.solve.forward.n_evals} / {backward.n_evals if backward else '-'}"
-        milliseconds = 1e3 * median_seconds(step_of(size, settings), repeats)
-        peak = in_mib(peak_bytes(step_of, size, settings))
+        milliseconds = 1e3 * median_seconds(step_of(size, deq), repeats)
+        peak = in_mib(peak_bytes(step_of, size, deq))
         print(f"  {name:24s}{error:15.1e}{evaluations:>17s}{milliseconds:11.1f}{peak:>10s}", flush=True)
 
 
@@ -116,10 +115,10 @@ def print_depths(size: str) -> None:
         peaks = []
         for depth in DEPTHS:
             if settings is None:
-                peaks.append(peak_bytes(step_of, size, {}, depth))
+                peaks.append(peak_bytes(step_of, size, Applications(depth)))
             else:
                 thresholds = {"f_thres": depth, "b_thres": depth, "f_eps": 0.0, "b_eps": 0.0}
-                peaks.append(peak_bytes(step_of, size, settings | thresholds))
+                peaks.append(peak_bytes(step_of, size, equilibrium(**(settings | thresholds))))
         print(f"  {name:30s}" + "".join(f"{in_mib(peak):>7s}" for peak in peaks), flush=True)
 
 

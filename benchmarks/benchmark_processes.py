@@ -23,6 +23,7 @@ from soak import write_corpus
 import train_transformer
 from system.launch import launch
 from training.trainer import Trainer
+from training.update import Update
 
 MODEL = (
     "--dataset text --n_layer 2 --n_head 8 --d_head 32 --d_model 256 --d_inner 2048 --wnorm --batch_size 8 "
@@ -36,11 +37,11 @@ def record(arguments: Sequence[str]) -> int:
     path, *argv = arguments
     figures, update = [], Trainer.update
 
-    def timed(trainer: Trainer, batch: object) -> tuple[float, float]:
+    def timed(trainer: Trainer, *given: object) -> Update:
         start = time.perf_counter()
-        loss, norm = update(trainer, batch)  # ends with the host waiting for all processes
-        figures.append((loss, time.perf_counter() - start))
-        return loss, norm
+        made = update(trainer, *given)  # ends with the host waiting for all processes
+        figures.append((made.loss, time.perf_counter() - start))
+        return made
 
     quiet = mock.patch("runs.experiment.say")
     with quiet, mock.patch.object(Trainer, "update", timed):

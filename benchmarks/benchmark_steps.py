@@ -20,7 +20,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, Memory
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.model import DEQTransformerLM, Memory
+from modules.deq import DEQModule
 
 MATRIX = 2048
 
@@ -47,11 +49,6 @@ def _size(d_model: int, n_head: int, d_inner: int, n_token: int, cutoffs: tuple[
         dropout=0.05,
         wnorm=True,
         mem_len=75,
-        solver="broyden",
-        f_thres=25,
-        b_thres=35,
-        f_eps=0.0,
-        b_eps=0.0,
     )
     return Size(config, batch_size)
 
@@ -123,11 +120,12 @@ def measure(size: Size, mode: str, *, steps: int, device: torch.device) -> str:
     torch.manual_seed(0)
     model = DEQTransformerLM(size.config).to(device)
     model.train(mode == "train")
+    deq = DEQModule(solver="broyden", f_thres=25, b_thres=35, f_eps=0.0, b_eps=0.0)
     tokens, targets, memory = segment(size, device)
 
     def step() -> None:
         with torch.set_grad_enabled(mode == "train"):
-            loss = model(tokens, targets, memory).nll.mean()
+            loss = model(tokens, targets, memory, deq).nll.mean()
             if mode == "train":
                 model.zero_grad(set_to_none=True)
                 loss.backward()

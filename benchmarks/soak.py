@@ -51,9 +51,9 @@ def main() -> None:
 
     def watched(trainer: Trainer) -> None:
         between(trainer)
-        if trainer.step in steps:
+        if trainer.progress.step in steps:
             resident = kilobytes("VmRSS") / 1024
-            print(f"step {trainer.step:6d}   {resident:8.1f} MiB   {n_tensors():6d} tensors", flush=True)
+            print(f"step {trainer.progress.step:6d}   {resident:8.1f} MiB   {n_tensors():6d} tensors", flush=True)
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(Trainer, "_between_updates", watched):
         write_corpus(Path(folder))

@@ -9,8 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from models.transformers.attention import RelativeAttention
-from models.transformers.cell import CellMap, TransformerCell
+from models.protocol import CellMap
+from models.transformers.attention import Positions, RelativeAttention, visibility
+from models.transformers.cell import TransformerCell
 from models.transformers.feed_forward import PositionwiseFeedForward
 from modules.state import State, StateLayout
 
@@ -146,14 +147,15 @@ def pair(dtype: torch.dtype) -> Problem:
 
 def _transformer_map(dtype: torch.dtype) -> CellMap:
     n_batch, n_memory, n_query, d_model = 2, 3, 4, 8
-    attention = RelativeAttention(d_model, 2, 4, dropout=0.0, dropatt=0.0, wnorm=False, local_size=0)
-    cell = TransformerCell(attention, PositionwiseFeedForward(d_model, 12, dropout=0.0, wnorm=False), pre_lnorm=False)
+    attention = RelativeAttention(d_model, 2, 4, dropout=0.0, dropatt=0.0, wnorm=False)
+    cell = TransformerCell(attention, PositionwiseFeedForward(d_model, 12, dropout=0.0, wnorm=False))
     for i, parameter in enumerate(cell.parameters()):
         parameter.requires_grad_(False)
         parameter.data = (0.3 * _offset(*parameter.shape, seed=20 + i)).to(dtype)
     memory = _offset(n_batch, n_memory, d_model, seed=10).to(dtype)
     injection = _offset(n_batch, n_memory + n_query, 3 * d_model, seed=11).to(dtype)
-    positions = _offset(n_memory + n_query, d_model, seed=12).to(dtype)
+    embedding = _offset(n_memory + n_query, d_model, seed=12).to(dtype)
+    positions = Positions(embedding, visibility(n_query, n_memory, 0, memory))
     return CellMap(cell, cell.context(memory, injection, positions))
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,12 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import train_transformer
+from models.transformers.config import DEQTransformerConfig
 from models.transformers.model import DEQTransformerLM
+from models.transformers.spec import SPEC
+from training.recipe import program
 from training.trainer import Trainer
+from training.update import Update
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,32 @@ def _member(rank: int, n: int, jobs: Sequence[Job], ports: Sequence[int]) -> Non
     (jobs[0].place / f"statuses-{n}-{rank}").write_text(json.dumps(statuses))
 
 
+def in_double(config: DEQTransformerConfig) -> DEQTransformerLM:
+    """The model in double precision."""
+    return DEQTransformerLM(config).double()
+
+
 def _work(job: Job, rank: int = 0) -> int:
     """The script's main in double precision, recording every update's loss."""
     seen = []
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(train_transformer, "DEQTransformerLM", lambda config: DEQTransformerLM(config).double())
+        patch.setattr(train_transformer, "main", program("train_transformer.py", replace(SPEC, build=in_double)))
         update = Trainer.update
 
-        def recorded(trainer: Trainer, batch: object) -> tuple[float, float]:
-            if (rank, trainer.step + 1) == (job.ailing, job.at):
+        def recorded(trainer: Trainer, *given: object) -> Update:
+            if (rank, trainer.progress.step + 1) == (job.ailing, job.at):
                 os.kill(os.getpid(), job.number)
-            loss, norm = update(trainer, batch)
-            seen.append(loss)
+            made = update(trainer, *given)
+            seen.append(made.loss)
             if trainer.experiment.folder:
                 (trainer.experiment.folder / "losses.json").write_text(json.dumps(seen))
-            return loss, norm
+            return made
 
         patch.setattr(Trainer, "update", recorded)
         for name, redirect in (("out", contextlib.redirect_stdout), ("err", contextlib.redirect_stderr)):
             stack.enter_context(redirect(stack.enter_context(open(job.place / f"{name}-{rank}", "w"))))
         if rank:
-            patch.setattr("train_transformer.OF_ALL", 0)
+            patch.setattr("system.script.OF_ALL", 0)
         status = train_transformer.main((rank and job.of_others) or job.argv)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from system.errors import UserError
 from utils.adaptive_embedding import AdaptiveEmbedding, check_bins
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -137,23 +137,23 @@ def test_a_new_module_is_small_and_random():
 @pytest.mark.parametrize(
     ("n_token", "cutoffs", "d_embed", "div_val", "parts"),
     [
-        (100, (20, 20), 8, 2, ["--cutoffs", "20 20", "rise"]),
-        (100, (50, 20), 8, 2, ["--cutoffs", "50 20", "rise"]),
-        (100, (0, 20), 8, 2, ["--cutoffs", "0 20", "positive"]),
-        (100, (-5,), 8, 2, ["--cutoffs", "-5", "positive"]),
-        (100, (20, 100), 8, 2, ["--cutoffs", "20 100", "100 words", "smaller"]),
-        (100, (20, 50), 8, 3, ["--div_val is 3", "--d_embed 8", "width 0", "smaller --div_val"]),
-        (100, (20,), 8, 0, ["--div_val is 0", "pass 1"]),
-        (100, (20,), 0, 1, ["--d_embed is 0", "at least 1"]),
+        (100, (20, 20), 8, 2, ["`cutoffs`", "20 20", "rise"]),
+        (100, (50, 20), 8, 2, ["`cutoffs`", "50 20", "rise"]),
+        (100, (0, 20), 8, 2, ["`cutoffs`", "0 20", "positive"]),
+        (100, (-5,), 8, 2, ["`cutoffs`", "-5", "positive"]),
+        (100, (20, 100), 8, 2, ["`cutoffs`", "20 100", "100 words", "smaller"]),
+        (100, (20, 50), 8, 3, ["`div_val` is 3", "`d_embed` 8", "width 0", "smaller `div_val`"]),
+        (100, (20,), 8, 0, ["`div_val` is 0", "pass 1"]),
+        (100, (20,), 0, 1, ["`d_embed` is 0", "at least 1"]),
     ],
 )
 def test_check_bins_names_flag_value_and_remedy(n_token, cutoffs, d_embed, div_val, parts):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ValueError, match="`") as caught:
         check_bins(n_token, cutoffs, d_embed, div_val)
     message = str(caught.value)
     assert "\n" not in message
     assert all(part in message for part in parts), message
-    with pytest.raises(UserError):
+    with pytest.raises(ValueError, match=re.escape(message)):
         AdaptiveEmbedding(n_token, d_embed, 8, cutoffs, div_val)
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from system.errors import UserError
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 
@@ -208,7 +207,7 @@ def test_a_target_outside_the_vocabulary_is_refused(layout):
 
 
 def test_bins_are_checked():
-    with pytest.raises(UserError, match="--cutoffs"):
+    with pytest.raises(ValueError, match="`cutoffs`"):
         ProjectedAdaptiveLogSoftmax(100, 8, 8, (50, 20), 2)
 
 

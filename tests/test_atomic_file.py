@@ -14,13 +14,13 @@ from disks import full_disk
 
 from system import atomic_file
 from system.atomic_file import write_atomically
-from system.checkpoints import load_state_dict, save_state_dict
+from system.state_dicts import load_state_dict, save_state_dict
 
 IMPORT_ROOT = Path(atomic_file.__file__).parents[1]
 SAVES = """
 import sys
 import torch
-from system.checkpoints import save_state_dict
+from system.state_dicts import save_state_dict
 number = 0
 while True:
     save_state_dict({"weight": torch.full((100, 1000), float(number))}, sys.argv[1])

@@ -9,8 +9,9 @@ import math
 
 import pytest
 import torch
+from solved_model import SolvedLM
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM, Memory
+from models.transformers.model import Memory
 from modules.broyden import History
 from modules.deq import DEQModule
 from modules.report import Termination
@@ -30,7 +31,7 @@ cases = pytest.mark.parametrize(
 def tiny(solver, dtype, **options):
     torch.manual_seed(0)
     settings = {"tied": False, "solver": solver, "stop_scope": "sequence", "f_eps": EPS, "b_eps": EPS}
-    model = DEQTransformerLM(DEQTransformerConfig(**TINY, **settings, **options)).double()
+    model = SolvedLM(**TINY, **(settings | options)).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.to(dtype)
@@ -91,7 +92,7 @@ def test_a_sequence_has_the_same_nll_in_any_batch(solver, dtype, kind):
 
 def test_scope_batch_does_depend_on_batch_mates():
     """So that the tests above have something to find."""
-    model, segment = tiny("broyden", torch.float64).with_settings(stop_scope="batch"), Segment(torch.float64)
+    model, segment = tiny("broyden", torch.float64, stop_scope="batch"), Segment(torch.float64)
     with torch.no_grad():
         together, alone = segment.score(model, list(range(B))), segment.score(model, [1])
         segment.z[PLANTED] = math.nan

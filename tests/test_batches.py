@@ -82,8 +82,8 @@ def test_variable_lengths_go_on_from_a_saved_state(n_read):
     for _ in range(n_read):
         position += len(next(segments).tokens)
     resumed = VariableLengthBatches(ids, 2, 30, np.random.RandomState())
-    resumed.restore_lengths(through_a_file(batches.lengths_state()))
-    assert resumed.lengths_state() == batches.lengths_state()
+    resumed.restore(through_a_file(batches.state()))
+    assert resumed.state() == batches.state()
     rest = list(resumed.from_position(position))
     assert [segment.tokens.tolist() for segment in segments] == [segment.tokens.tolist() for segment in rest]
     epochs = [[segment.tokens.tolist() for segment in each] for each in (batches, resumed)]
@@ -93,11 +93,12 @@ def test_variable_lengths_go_on_from_a_saved_state(n_read):
 def test_fixed_lengths_have_no_state():
     ids = np.arange(60, dtype=np.int32)
     ordered, varying = OrderedBatches(ids, 2, 5), VariableLengthBatches(ids, 2, 5, np.random.RandomState(3))
-    assert ordered.lengths_state() is None
-    ordered.restore_lengths(varying.lengths_state())
-    before = varying.lengths_state()
-    varying.restore_lengths(ordered.lengths_state())
-    assert varying.lengths_state() == before
+    assert ordered.state() == {"lengths": None}
+    ordered.restore(varying.state())
+    before = varying.state()
+    varying.restore(ordered.state())
+    assert varying.state() == before
+    assert ordered.ENTRIES == varying.ENTRIES == (*before,)
 
 
 def ordered(**given):

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
+from solved_model import SolvedLM
 from torch import nn
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
 from modules.deq import GRADIENTS, DEQModule
 from modules.report import Termination
 from modules.solvers import SOLVERS
@@ -275,7 +275,7 @@ def test_what_is_no_state_is_refused(start, f, message):
 
 def language_model(**options):
     torch.manual_seed(0)
-    model = DEQTransformerLM(DEQTransformerConfig(**TINY, **options))
+    model = SolvedLM(**TINY, **options)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     generator = torch.Generator().manual_seed(1)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from system.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors, save_state_dict
 from system.errors import UserError
+from system.state_dicts import load_state_dict, save_state_dict
+from system.tensor_files import archive_signature, check_archive, read_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTREMES = (b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff\xff\xff\xff", b"\0\0\0\x10")
@@ -154,12 +155,30 @@ def test_the_signature_is_of_the_content(path):
 
 def test_values_may_stay_in_the_file(path):
     save_state_dict({"weight": torch.ones(9)}, path)
-    weight = read_tensors(path, mmap=True)["weight"]
+    weight = read_tensors(path, lazily=True)["weight"]
     place = path.read_bytes().index(torch.ones(9).numpy().tobytes())
     with open(path, "r+b") as file:
         file.seek(place)
         file.write(torch.arange(9.0).numpy().tobytes())
     assert weight.tolist() == list(range(9))
+
+
+def overwrite(path, content, other):
+    """Put other bytes where these are."""
+    whole = path.read_bytes()
+    assert whole.count(content) == 1
+    path.write_bytes(whole.replace(content, other))
+
+
+def test_what_is_read_lazily_needs_no_sound_values(path):
+    torch.save({"weight": torch.ones(9), "corpus": "words-text"}, path)
+    overwrite(path, torch.ones(9).numpy().tobytes(), torch.zeros(9).numpy().tobytes())
+    assert read_tensors(path, lazily=True)["corpus"] == "words-text"
+    with pytest.raises(UserError, match="damaged"):
+        read_tensors(path)
+    overwrite(path, b"words-text", b"words-Text")
+    with pytest.raises(UserError, match="damaged"):
+        read_tensors(path, lazily=True)
 
 
 def test_the_remedy_is_the_readers(path):

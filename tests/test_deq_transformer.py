@@ -7,17 +7,19 @@ import weakref
 
 import pytest
 import torch
+from solved_model import SolvedLM
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.attention import Positions, visibility
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.model import DEQTransformerLM
 from modules.optimizations import NormalizableLinear
-from system.errors import UserError
 
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
 
 
 def tiny(seed=0, **options):
     torch.manual_seed(seed)
-    model = DEQTransformerLM(DEQTransformerConfig(**(TINY | options))).double()
+    model = SolvedLM(**(TINY | options)).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -104,10 +106,12 @@ def test_cell_is_its_definition(options, n_memory):
         torch.randn(n_batch, length, width, generator=generator, dtype=torch.float64)
         for length, width in ((n_query, d), (n_memory, d), (n_memory + n_query, 3 * d))
     )
-    positions = model.pos_emb(n_memory + n_query)
+    positions = Positions(
+        model.pos_emb(n_memory + n_query), visibility(n_query, n_memory, model.config.horizon, memory)
+    )
     with torch.no_grad():
         found = model.func(z, model.func.context(memory, u, positions))
-        expected = brute_force_cell(model, z, memory, u, positions)
+        expected = brute_force_cell(model, z, memory, u, positions.embedding)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -227,7 +231,7 @@ def test_dropout_draws_new_masks_at_each_forward(options):
 def test_output_dropout_drops_whole_units(unit, dim, monkeypatch):
     model = tiny(dropout=0.5, out_dropout=unit).train()
     hidden = {}
-    monkeypatch.setattr(model.crit, "forward", lambda h, targets: (hidden.update(h=h), h.sum(dim=1))[1])
+    monkeypatch.setattr(model.crit, "nll", lambda h, targets: (hidden.update(h=h), h.sum(dim=1))[1])
     length, rows = 6, 3
     model(*batch(length, rows), n_layer=1)
     zero = hidden["h"].view(length, rows, -1).transpose(0, 1) == 0  # (B, L, D)
@@ -304,13 +308,13 @@ def test_default_dtype_is_left_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_head": 3}, r"--n_head 2 times --d_head 3 is 6, but --d_model is 8"),
-        ({"n_head": 1, "d_head": 9, "d_model": 9}, r"--d_model is 9: pass an even width"),
-        ({"same_length": True, "mem_len": 0}, r"--same_length needs a memory"),
-        ({"out_dropout": "word"}, r"--out_dropout is 'word': choose one of position, channel"),
-        ({"cutoffs": (20, 10)}, r"--cutoffs"),
+        ({"d_head": 3}, r"`n_head` 2 times `d_head` 3 is 6, not `d_model` 8"),
+        ({"n_head": 1, "d_head": 9, "d_model": 9}, r"`d_model` is 9: pass an even width"),
+        ({"same_length": True, "mem_len": 0}, r"`same_length` needs a memory"),
+        ({"out_dropout": "word"}, r"`out_dropout` is 'word': choose one of position, channel"),
+        ({"cutoffs": (20, 10)}, r"`cutoffs` are 20 10"),
     ],
 )
 def test_contradicting_settings_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         DEQTransformerConfig(**(TINY | options))

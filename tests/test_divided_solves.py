@@ -7,7 +7,7 @@ import pytest
 import torch
 from reports import solve_report
 
-from evaluation.divided_solves import united
+from evaluation.divided_solves import whole_solve
 from modules.report import SolveReport
 from modules.solvers import anderson, broyden
 
@@ -29,7 +29,7 @@ def test_sequences_that_stop_on_their_own(solver, stop_mode):
     whole = solved(solver, stop_mode)
     parts = [solved(solver, stop_mode, rows) for rows in (slice(0, 2), slice(2, 3), slice(3, 5))]
     assert len({part.n_steps for part in parts}) > 1
-    report = united(parts)
+    report = whole_solve(parts)
     for name in ("abs_residual", "rel_residual", "sequence_residuals"):
         assert getattr(report, name) == pytest.approx(getattr(whole, name), rel=1e-9)
     without = {"abs_trace": (), "rel_trace": (), "abs_residual": 0, "rel_residual": 0, "sequence_residuals": ()}
@@ -38,7 +38,7 @@ def test_sequences_that_stop_on_their_own(solver, stop_mode):
 
 def test_parts_that_stopped_together_know_the_whole():
     parts = [solve_report(residual=0.25, sequence_residuals=own) for own in ((0.1, 0.2), (1e-4,))]
-    report = united(parts)
+    report = whole_solve(parts)
     assert (report.abs_residual, report.rel_residual, report.n_unconverged) == (0.5, 0.25, 2)
     assert report.sequence_residuals == (0.1, 0.2, 1e-4)
 
@@ -46,4 +46,4 @@ def test_parts_that_stopped_together_know_the_whole():
 @pytest.mark.parametrize(("residuals", "whole"), [((0.0, 0.5), 0.5), ((0.0, 0.0), 0.0), ((math.inf, 0.5), math.inf)])
 def test_parts_that_are_exact_or_not_finite(residuals, whole):
     reports = [dataclasses.replace(solve_report(residual=residual), stop_scope="sequence") for residual in residuals]
-    assert united(reports).rel_residual == pytest.approx(whole)
+    assert whole_solve(reports).rel_residual == pytest.approx(whole)

@@ -11,9 +11,13 @@ from torch import nn
 
 from config.settings import Settings
 from data.batches import OrderedBatches
-from evaluation.evaluation import EVAL_ROWS, evaluate, perplexity
+from evaluation.evaluation import EVAL_ROWS, evaluate
+from evaluation.report import perplexity
 from evaluation.unigram import unigram_counts, unigram_perplexity
+from modules.depth import Applications
+from modules.deq import DEQModule
 
+SOLVES = DEQModule(f_thres=3)
 REPORT = solve_report(sequence_residuals=(1e-4, 1e-4, 0.5, float("inf")))
 
 
@@ -24,12 +28,14 @@ class Known(nn.Module):
         super().__init__()
         self.calls = []
 
-    def spectral_radius(self, tokens, memory):
-        return tokens.new_tensor([1.0, 2.0, 3.0, memory or 0], dtype=torch.float32)
+    def problem(self, tokens, memory):
+        """A linear map whose Jacobians have the spectral radii 1, 2, 3 and the memory."""
+        radii = torch.tensor([1.0, 2.0, 3.0, memory or 0])
+        return lambda z: z * radii[:, None], torch.ones(4, 1)
 
-    def forward(self, tokens, targets, memory=None, *, n_layer=None):
-        self.calls.append((tokens.shape[0], memory, n_layer, self.training, torch.is_grad_enabled()))
-        solve = SimpleNamespace(forward=REPORT) if n_layer is None else None
+    def forward(self, tokens, targets, memory, depth):
+        self.calls.append((tokens.shape[0], memory, depth, self.training, torch.is_grad_enabled()))
+        solve = None if isinstance(depth, Applications) else SimpleNamespace(forward=REPORT)
         return SimpleNamespace(nll=targets.float(), memory=(memory or 0) + 1, solve=solve)
 
 
@@ -41,7 +47,7 @@ def batches(n_tokens: int, length: int) -> tuple[np.ndarray, OrderedBatches]:
 def test_loss_is_the_mean_over_all_targets_however_segments_are_cut():
     ids, segments = batches(4 * 26 + 3, 7)  # 25 targets a row: 7 + 7 + 7 + 4
     model = Known()
-    report = evaluate(model, segments, "valid", Settings(eval_tgt_len=7, mem_len=5), n_layer=None)
+    report = evaluate(model, segments, "valid", Settings(eval_tgt_len=7, mem_len=5), SOLVES)
     assert report.loss == pytest.approx(ids[: 4 * 26].reshape(4, 26)[:, 1:].mean(), rel=1e-12)
     assert report.perplexity == pytest.approx(math.exp(report.loss))
     assert (report.n_tokens, report.n_segments, report.rows) == (100, 4, 4)
@@ -53,7 +59,7 @@ def test_loss_is_the_mean_over_all_targets_however_segments_are_cut():
 def test_report_names_what_the_number_depends_on():
     _, segments = batches(400, 7)
     settings = Settings(eval_tgt_len=7, mem_len=5, solver="broyden", f_thres=9, f_eps=0.01, stop_mode="abs")
-    text = str(evaluate(Known(), segments, "test", settings, n_layer=None))
+    text = str(evaluate(Known(), segments, "test", settings, SOLVES))
     for part in (
         "test: perplexity",
         "396 tokens scored in 4 rows, 15 segments of 7, memory 5",
@@ -67,21 +73,21 @@ def test_report_names_what_the_number_depends_on():
 
 def test_shallow_report_and_limited_segments():
     _, segments = batches(400, 7)
-    report = evaluate(Known(), segments, "valid", Settings(eval_tgt_len=7, max_eval_steps=3), n_layer=6)
-    assert (report.n_segments, report.n_tokens, report.steps) == (3, 84, None)
+    report = evaluate(Known(), segments, "valid", Settings(eval_tgt_len=7, max_eval_steps=3), Applications(6))
+    assert (report.n_segments, report.n_tokens, report.solve) == (3, 84, None)
     assert "shallow: 6 applications" in str(report)
     assert "broyden" not in str(report)
 
 
 def test_history_and_ridge_are_named_where_they_are_set():
     _, segments = batches(400, 7)
-    text = str(evaluate(Known(), segments, "test", Settings(f_history=5, anderson_ridge=1e-4), n_layer=None))
+    text = str(evaluate(Known(), segments, "test", Settings(f_history=5, anderson_ridge=1e-4), SOLVES))
     assert "anderson, history 5, ridge 0.0001, threshold 50" in text
 
 
 def test_spectral_radius_is_that_of_segments_spread_over_the_split():
     _, segments = batches(4 * 141, 7)  # 20 segments: those from 0 in steps of 2
-    report = evaluate(Known(), segments, "valid", Settings(spectral_radius=True), n_layer=None)
+    report = evaluate(Known(), segments, "valid", Settings(spectral_radius=True), SOLVES)
     assert (report.radius.n_segments, report.radius.n_sequences) == (10, 40)
     assert report.radius.max == 18.0
     assert report.radius.mean == pytest.approx((6 + np.mean(range(0, 20, 2))) / 4)
@@ -89,10 +95,10 @@ def test_spectral_radius_is_that_of_segments_spread_over_the_split():
     assert report.scalars()["valid/spectral_radius/max"] == 18.0
     assert report.scalars()["valid/unconverged_sequences"] == 0.5
 
-    short = evaluate(Known(), segments, "valid", Settings(spectral_radius=True, max_eval_steps=3), n_layer=None)
+    short = evaluate(Known(), segments, "valid", Settings(spectral_radius=True, max_eval_steps=3), SOLVES)
     assert short.radius.n_segments == 3
-    assert evaluate(Known(), segments, "valid", Settings(spectral_radius=True), n_layer=2).radius is None
-    without = evaluate(Known(), segments, "valid", Settings(), n_layer=None)
+    assert evaluate(Known(), segments, "valid", Settings(spectral_radius=True), Applications(2)).radius is None
+    without = evaluate(Known(), segments, "valid", Settings(), SOLVES)
     assert without.radius is None
     assert "valid/spectral_radius/max" not in without.scalars()
 
@@ -100,7 +106,7 @@ def test_spectral_radius_is_that_of_segments_spread_over_the_split():
 def test_evaluation_draws_no_random_numbers():
     _, segments = batches(400, 7)
     before = torch.get_rng_state()
-    evaluate(Known(), segments, "valid", Settings(), n_layer=None)
+    evaluate(Known(), segments, "valid", Settings(), SOLVES)
     assert torch.equal(torch.get_rng_state(), before)
 
 

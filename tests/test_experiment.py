@@ -9,14 +9,16 @@ import time
 import pytest
 from reports import solve_report
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import COMMAND
 
-from config.settings import Settings
 from evaluation.solve_statistics import SolveStatistics, failed
 from modules.report import Termination
 from runs.experiment import Experiment
 from runs.run_folder import make_run_folder
 from system.errors import UserError
 from system.progress import has_bar, progress_bar
+
+Settings = COMMAND.settings
 
 
 def settings(tmp_path, **changes) -> Settings:

@@ -13,16 +13,17 @@ import pytest
 import torch
 from disks import full_disk
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import COMMAND
 
-from config.settings import Settings
 from runs import experiment as experiments
 from runs import log_file
 from runs.experiment import Experiment
-from system.checkpoints import load_state_dict, save_state_dict
 from system.errors import UserError
 from system.growing_file import GrowingFile
 from system.progress import LostScreenError
+from system.state_dicts import load_state_dict, save_state_dict
 
+Settings = COMMAND.settings
 MIB = 1 << 20
 
 

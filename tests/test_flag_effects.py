@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
+from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
 
-import train_transformer
-from config.flags import parse
-from config.settings import Settings, flags_of
+from training.preparation import make_model
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ def shape(key: str, *sizes: int) -> Callable[[Outcome, Outcome], bool]:
 def moved(outcome: Outcome, key: str) -> float:
     """Largest change of a parameter over a run that starts from the default seed's model."""
     torch.manual_seed(1111)
-    settings = Settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
-    start = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
+    settings = COMMAND.settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
+    start = make_model(COMMAND, settings, 25, torch.device("cpu")).state_dict()
     return float((outcome.weights[key] - start[key]).abs().max())
 
 
@@ -215,7 +213,7 @@ INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range"
 
 
 def test_every_flag_has_an_effect_that_is_tested():
-    assert set(EFFECTS) | ELSEWHERE | INITIALISATION == set(flags_of(Settings))
+    assert set(EFFECTS) | ELSEWHERE | INITIALISATION == set(COMMAND.flags)
 
 
 @pytest.mark.parametrize("name", EFFECTS)
@@ -240,8 +238,8 @@ def test_flag(name, run):
     ],
 )
 def test_initialisation_flag(flags, key, low, high):
-    settings = parse(f"{MODEL} {flags}".split())
-    state = train_transformer.make_model(settings, 25, torch.device("cpu")).state_dict()
+    settings = COMMAND.parse(f"{MODEL} {flags}".split())
+    state = make_model(COMMAND, settings, 25, torch.device("cpu")).state_dict()
     assert low < float(state[key].abs().max()) < high
 
 

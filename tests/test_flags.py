@@ -3,11 +3,21 @@
 import argparse
 
 import pytest
+from tiny_run import COMMAND
 
+from config import flags
 from config.checks import notes
-from config.flags import expand, make_parser, parse
-from config.settings import DATASETS, Settings, flags_of
+from config.depth import evaluation_depth, training_depth, validation_depth
+from data.corpus import DATASETS
+from models.transformers.config import OUT_DROPOUTS
+from modules.depth import Applications
+from modules.deq import DEQModule
+from modules.solvers import SOLVERS
 from system.errors import UserError
+from utils.optimizers import OPTIMIZERS
+from utils.schedules import SCHEDULES
+
+Settings, parse, make_parser = COMMAND.settings, COMMAND.parse, COMMAND.parser
 
 # Flag, type, default, as existing scripts know them.
 LISTED = [
@@ -77,6 +87,10 @@ LISTED = [
 ]
 
 
+def expand(arguments: list[str]) -> list[str]:
+    return flags.expand(arguments, COMMAND.flags)
+
+
 def listed_parser() -> argparse.ArgumentParser:
     """What existing scripts were written for: argparse with the listed flags and its own abbreviations."""
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -88,7 +102,7 @@ def listed_parser() -> argparse.ArgumentParser:
 
 def test_every_listed_flag_has_its_name_type_and_default():
     settings = Settings()
-    declared = {flag.option(name): name for name, flag in flags_of(settings).items() if flag.listed}
+    declared = {flag.option(name): name for name, flag in COMMAND.flags.items() if flag.listed}
     assert sorted(declared) == sorted(option for option, _, _ in LISTED)
     assert len(LISTED) == 63
     for option, kind, default in LISTED:
@@ -182,7 +196,7 @@ def test_help_can_be_abbreviated_and_names_every_flag_and_default(capsys):
         parse(["--hel"])
     assert stop.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    for name, flag in flags_of(Settings).items():
+    for name, flag in COMMAND.flags.items():
         assert flag.option(name) in shown
         assert flag.help in shown
     assert "(default: 0.00025)" in shown
@@ -209,11 +223,9 @@ def test_adaptive_needs_cutoffs_where_there_is_no_default():
 
 
 def test_choices_are_those_of_the_code():
-    from data.corpus import DATASETS as RULES
-    from training.optimizers import OPTIMIZERS as BY_NAME
-
-    assert tuple(RULES) == DATASETS
-    assert tuple(BY_NAME) == flags_of(Settings)["optim"].choices
+    registries = {"dataset": DATASETS, "optim": OPTIMIZERS, "scheduler": SCHEDULES, "solver": SOLVERS}
+    for name, registry in {**registries, "b_solver": SOLVERS, "out_dropout": OUT_DROPOUTS}.items():
+        assert COMMAND.flags[name].choices == tuple(registry)
 
 
 def test_settings_cannot_be_changed():
@@ -222,11 +234,16 @@ def test_settings_cannot_be_changed():
 
 
 def test_stage_of_a_step():
-    settings = Settings(n_layer=3, eval_n_layer=5, pretrain_steps=10, start_train_steps=4)
-    assert [settings.shallow_layers(step) for step in (-1, 0, 9, 10)] == [None, 3, 3, None]
-    assert settings.eval_layers() == 5
-    assert Settings(pretrain_steps=10, start_train_steps=10).eval_layers() is None
-    assert Settings().eval_layers() is None
+    settings = Settings(n_layer=3, eval_n_layer=5, pretrain_steps=10, start_train_steps=4, rand_f_thres_delta=2)
+    for depth in (training_depth(settings), validation_depth(settings)):
+        assert [depth.at(step) == Applications(3) for step in (0, 9, 10)] == [True, True, False]
+        assert isinstance(depth.at(10), DEQModule)
+    assert training_depth(settings).at(10).f_thres_delta == 2
+    assert validation_depth(settings).at(10).f_thres_delta == 0
+    assert evaluation_depth(settings) == Applications(5)
+    for equilibrium in (Settings(pretrain_steps=10, start_train_steps=10), Settings()):
+        assert isinstance(evaluation_depth(equilibrium), DEQModule)
+        assert isinstance(training_depth(equilibrium).at(10), DEQModule)
 
 
 def test_parser_takes_no_abbreviation_of_its_own():

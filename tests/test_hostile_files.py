@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from data.corpus import SPLITS, Corpus
-from system.checkpoints import archive_signature, check_archive, load_state_dict, read_tensors
 from system.errors import UserError
-from training.checkpoint import CHECKPOINT_FILE, TrainingState
+from system.state_dicts import load_state_dict
+from system.tensor_files import archive_signature, check_archive, read_tensors
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.trainer import ENTRIES
 
 LEGACY_START = b"".join(
     pickle.dumps(value, protocol=2)
@@ -88,8 +90,8 @@ FORMATS = {
 LOADERS = {
     "load_state_dict": load_state_dict,
     "read_tensors": read_tensors,
-    "read_tensors with mmap": lambda path: read_tensors(path, mmap=True),
-    "TrainingState.newest": lambda path: TrainingState.newest(path.parent),
+    "read_tensors lazily": lambda path: read_tensors(path, lazily=True),
+    "Checkpoint.newest": lambda path: Checkpoint.newest(path.parent, ENTRIES),
 }
 
 

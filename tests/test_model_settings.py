@@ -1,17 +1,21 @@
 """Models that share parameters under other settings, their spectral radius, and rows that stop on their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from solved_model import SolvedLM
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from modules.deq import DEQModule
+from modules.jacobian import spectral_radius
 
 N_TOKEN = 30
 SIZES = {"n_token": N_TOKEN, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 16, "d_embed": 8}
 
 
-def model(**changes) -> DEQTransformerLM:
+def model(**changes) -> SolvedLM:
     torch.manual_seed(0)
-    built = DEQTransformerLM(DEQTransformerConfig(**{**SIZES, "cutoffs": (8, 16), "wnorm": True, **changes}))
+    built = SolvedLM(**{**SIZES, "cutoffs": (8, 16), "wnorm": True, **changes})
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.normal_(0, 0.3)
@@ -25,30 +29,28 @@ def segment(length: int = 7, rows: int = 4) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def test_model_with_other_settings_is_the_one_built_with_them_and_shares_its_parameters():
-    changes = {"f_thres": 3, "solver": "broyden", "f_history": 2, "mem_len": 5, "same_length": True}
+    changes = {"mem_len": 5, "same_length": True}
+    solver = {"f_thres": 3, "solver": "broyden", "f_options": {"history": 2}}
     first = model(mem_len=4, f_thres=9).eval()
     before = torch.get_rng_state()
-    other = first.with_settings(**changes)
+    other = first.with_config(replace(first.config, **changes))
     assert torch.equal(before, torch.get_rng_state())
     named = dict(first.named_parameters(remove_duplicate=False))
     assert all(parameter is named[name] for name, parameter in other.named_parameters(remove_duplicate=False))
     assert not other.training
 
-    built = model(**changes).eval()
+    built = model(**changes, **solver).eval()
     built.load_state_dict(first.state_dict())
     memory = memory_again = None
     with torch.no_grad():
         for _ in range(2):
-            wanted, got = built(*segment(), memory), other(*segment(), memory_again)
+            wanted = built(*segment(), memory)
+            got = other(*segment(), memory_again, DEQModule(**solver))
             memory, memory_again = wanted.memory, got.memory
             assert torch.equal(got.nll, wanted.nll)
         assert first(*segment()).solve.forward.n_steps > 3, "the first model is as it was"
-    assert first.config.f_thres == 9
-
-
-def test_shape_of_a_model_cannot_be_changed():
-    with pytest.raises(ValueError, match="d_inner belongs to the model's build: choose from solver, "):
-        model().with_settings(d_inner=20)
+        assert first(*segment()).memory.z.shape[1] == 4
+    assert (first.config.mem_len, first.config.same_length) == (4, False)
 
 
 @pytest.mark.parametrize("grad", ["implicit", "one_step", "phantom", "unroll"])
@@ -63,12 +65,12 @@ def test_spectral_radius_is_that_of_the_jacobian():
     tokens, targets = segment(length=3, rows=2)
     with torch.no_grad():
         memory = subject(tokens, targets).memory
-    f, z, _ = subject._map(tokens, memory)
+    f, z = subject.problem(tokens, memory)
     with torch.no_grad():
         z = subject.deq(f, z)[0]
     jacobian = torch.autograd.functional.jacobian(f, z)  # (B, L, D, B, L, D)
     wanted = [float(torch.linalg.eigvals(jacobian[b, :, :, b].reshape(24, 24)).abs().max()) for b in range(2)]
-    assert subject.spectral_radius(tokens, memory).tolist() == pytest.approx(wanted, rel=1e-6)
+    assert spectral_radius(f, z).tolist() == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["anderson", "broyden"])
@@ -78,13 +80,13 @@ def test_rows_score_the_same_alone_and_together_with_their_own_stops(solver):
     with torch.no_grad():
         together = losses(subject, tokens, targets)
         alone = torch.cat([losses(subject, tokens[:, [row]], targets[:, [row]]) for row in range(4)], dim=1)
-        batch = subject.with_settings(stop_scope="batch")
-        of_the_batch = losses(batch, tokens, targets)
+        subject.deq.stop_scope = "batch"
+        of_the_batch = losses(subject, tokens, targets)
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-11)
     assert not torch.allclose(of_the_batch, alone, rtol=1e-7), "whole-batch stops do depend on the batch"
 
 
-def losses(subject: DEQTransformerLM, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def losses(subject: SolvedLM, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """nll (L, B) of consecutive segments of 6 tokens."""
     memory, parts = None, []
     for start in range(0, len(tokens), 6):

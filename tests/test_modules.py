@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from models.transformers.config import DEQTransformerConfig
 from models.transformers.initialization import initialize
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.model import DEQTransformerLM
 from modules.optimizations import NormalizableLinear, masked, variational_mask
 from utils.positional_embedding import PositionalEmbedding
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from solved_model import SolvedLM
 from test_deq_transformer import TINY, batch
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.attention import Positions, visibility
 from modules.packed_linear import PackedLinear, can_pack
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="PyTorch without oneDNN")
@@ -35,9 +36,10 @@ def test_only_single_precision_outside_autocast_is_packed():
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_cell_gives_the_same_with_and_without_packing(dropout):
     torch.manual_seed(0)
-    model = DEQTransformerLM(DEQTransformerConfig(**(TINY | {"dropout": dropout}))).train()
+    model = SolvedLM(**(TINY | {"dropout": dropout})).train()
     u, memory = torch.randn(3, 11, 24), torch.randn(3, 5, 8)
-    plain = model.func.context(memory, u, model.pos_emb(11))
+    places = Positions(model.pos_emb(11), visibility(6, 5, 0, u))
+    plain = model.func.context(memory, u, places)
     packed = plain.pack(n_rows=18)
     assert packed.feed_forward.packed is not None
     z = torch.randn(3, 6, 8)
@@ -53,7 +55,7 @@ def test_cell_gives_the_same_with_and_without_packing(dropout):
 
 @needs_packing
 def test_every_evaluation_of_a_solve_but_the_last_is_packed(monkeypatch):
-    model = DEQTransformerLM(DEQTransformerConfig(**(TINY | {"f_thres": 6, "f_eps": 0.0, "solver": "broyden"})))
+    model = SolvedLM(**(TINY | {"f_thres": 6, "f_eps": 0.0, "solver": "broyden"}))
     calls = []
     original = PackedLinear.__call__
     monkeypatch.setattr(PackedLinear, "__call__", lambda self, x, **kw: calls.append(1) or original(self, x, **kw))

@@ -21,7 +21,7 @@ import train_transformer
 from evaluation.evaluation import bar_text
 from evaluation.solve_statistics import SolveStatistics
 from system.progress import BAR, LostScreenError, has_bar, progress_bar, say
-from training.telemetry import Window
+from training.telemetry import SinceLastLog
 
 SCRIPT = Path(__file__).parent.parent / "DEQModel" / "train_transformer.py"
 SCREENS = ["closed", "full", "broken pipe"]
@@ -59,7 +59,8 @@ def shown(text: str, what: str, total: int) -> str:
 
 
 def test_the_figures_of_training_fit_in_80_columns():
-    window = Window(updates=1, tokens=98765, nll=98765 * 10.8, seconds=1.0, forward=solved(25), backward=solved(35))
+    solves = {"forward": solved(25), "backward": solved(35)}
+    window = SinceLastLog(updates=1, tokens=98765, nll=98765 * 10.8, seconds=1.0, **solves)
     assert shown(window.brief(), "train", 300000).startswith(
         "train 36000/300000 88:00:00, loss 10.800 ppl 49021 98.8k tok/s f 25.0 to 1e-03"
     )

@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from evaluation.evaluation import EvaluationReport, SpectralRadius
-from training.results import RunResults, TrainingTotals
+from evaluation.report import EvaluationReport, SpectralRadius
+from evaluation.solve_statistics import SolveSummary
+from training.results import RunResults
+from training.telemetry import TrainingTotals
 
 TEST = EvaluationReport(
     split="test",
@@ -17,23 +19,24 @@ TEST = EvaluationReport(
     segment=8,
     memory=8,
     shallow=None,
-    solver="broyden",
-    history=None,
-    ridge=None,
-    threshold=12,
-    eps=1e-3,
-    stop_mode="rel",
-    stop_scope="batch",
-    steps=7.25,
-    evaluations=8.25,
-    residual=6.5e-4,
-    unconverged=0.3,
-    stopped={"converged": 0.75, "max_steps": 0.25, "diverged": 0.0},
+    solve=SolveSummary(
+        solver="broyden",
+        options={"history": None, "ridge": None},
+        threshold=12,
+        eps=1e-3,
+        stop_mode="rel",
+        stop_scope="batch",
+        steps=7.25,
+        evaluations=8.25,
+        residual=6.5e-4,
+        unconverged=0.3,
+        stopped={"converged": 0.75, "max_steps": 0.25, "diverged": 0.0},
+    ),
     radius=SpectralRadius(mean=0.5, max=0.75, n_sequences=40, n_segments=10),
     seconds=2.0,
 )
 VALID = dataclasses.replace(TEST, split="valid", loss=1.0)
-SHALLOW = dataclasses.replace(VALID, loss=3.0, shallow=2, steps=None, evaluations=None, residual=None, stopped={})
+SHALLOW = dataclasses.replace(VALID, loss=3.0, shallow=2, solve=None)
 
 
 def results(**options):
@@ -90,7 +93,7 @@ def test_results_are_json():
 
 
 def test_residual_of_an_iterate_that_was_never_evaluated():
-    unknown = dataclasses.replace(TEST, residual=float("inf"))
+    unknown = dataclasses.replace(TEST, solve=dataclasses.replace(TEST.solve, residual=float("inf")))
     assert "7.2 steps, residual unknown (" in str(results(test=unknown))
     assert "residual unknown; stopped" in str(unknown)
 

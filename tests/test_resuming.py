@@ -12,8 +12,9 @@ import pytest
 import torch
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
-from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, TrainingState
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, write_checkpoint
 from training.trainer import Trainer
+from training.update import Updater
 
 SHORT = "--tgt_len 30 --max_step 10 --log-interval 3 --eval-interval 4"  # 7 segments an epoch
 KINDS = {
@@ -72,10 +73,10 @@ def signal_in_update(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
     """A signal comes in the update that ends with this step."""
     update = Trainer.update
 
-    def disturbed(trainer, batch):
-        if trainer.step + 1 == step:
+    def disturbed(trainer, *given):
+        if trainer.progress.step + 1 == step:
             os.kill(os.getpid(), number)
-        return update(trainer, batch)
+        return update(trainer, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "update", disturbed)
@@ -112,8 +113,11 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
 @pytest.fixture
 def saved(monkeypatch) -> list[int]:
     """The steps at which checkpoints are written."""
-    steps, save = [], TrainingState.save
-    monkeypatch.setattr(TrainingState, "save", lambda state, folder: (steps.append(state.step), save(state, folder)))
+    steps = []
+    monkeypatch.setattr(
+        "training.trainer.write_checkpoint",
+        lambda content, folder: (steps.append(content["step"]), write_checkpoint(content, folder)),
+    )
     return steps
 
 
@@ -342,3 +346,35 @@ def test_finished_run_goes_on_to_more_steps_like_a_longer_one(place):
     rest = restart(first.folder, "--max_step 14")
     assert content(rest.folder)["step"] == 14
     assert_same(content(rest.folder)["model"], content(longer.folder)["model"])
+
+
+def test_memory_that_runs_out_while_resuming_is_not_another_kind_of_run(stopped, monkeypatch):
+    def too_much(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(Updater, "restore", too_much)
+    outcome = restart(stopped)
+    assert outcome.status == 2
+    assert "the checkpoint does not fit into the memory" in outcome.err
+    assert "another kind" not in outcome.err
+
+
+def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place, tmp_path):
+    """Their weights are damaged, which nothing notices; another corpus is noticed all the same."""
+    for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
+        weight = torch.load(stopped / name, weights_only=True)["model"]["inject_conv.weight"].numpy().tobytes()
+        whole = (stopped / name).read_bytes()
+        assert whole.count(weight) == 1
+        (stopped / name).write_bytes(whole.replace(weight, bytes(len(weight))))
+    evaluated = f"--dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}"
+    assert call(f"--data {place}/corpus {evaluated}").status == 0
+    refused = call(f"--data {place}/other {evaluated}")
+    assert refused.status == 2
+    assert "is not what the run" in refused.err
+
+
+def test_an_unknown_entry_is_refused_before_anything_is_written(stopped):
+    torch.save({**content(stopped), "extra": 1}, stopped / CHECKPOINT_FILE)
+    before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+    assert restart(stopped).status == 2
+    assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before

@@ -12,7 +12,8 @@ import torch
 from problems import PROBLEMS, Problem
 from torch import Tensor
 
-from models.transformers.model import DEQTransformerConfig, DEQTransformerLM
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.model import DEQTransformerLM
 from modules.deq import DEQModule
 from modules.report import SolveReport, Termination
 from modules.solvers import anderson, broyden, fixed_point
@@ -274,21 +275,21 @@ def test_a_sum_is_no_option_of_a_solver_and_not_shown():
 # -- the language model
 
 
-def language_model(**options: Any) -> DEQTransformerLM:
+def language_model() -> DEQTransformerLM:
     torch.manual_seed(0)
     sizes = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
-    model = DEQTransformerLM(DEQTransformerConfig(**sizes, **LOOSE, cutoffs=(10,), div_val=2, **options)).double()
+    model = DEQTransformerLM(DEQTransformerConfig(**sizes, cutoffs=(10,), div_val=2)).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
-def losses_and_gradients(model: DEQTransformerLM, rows: range) -> Tensor:
+def losses_and_gradients(model: DEQTransformerLM, depth: DEQModule, rows: range) -> Tensor:
     """Of three segments of 4 tokens: the loss of these rows weighted by their share, and its gradient, (3, P + 1)."""
     stream = torch.randint(30, (13, 7), generator=torch.Generator().manual_seed(1))[:, rows.start : rows.stop]
     memory, found = None, []
     for start in (0, 4, 8):
-        output = model(stream[start : start + 4], stream[start + 1 : start + 5], memory)
+        output = model(stream[start : start + 4], stream[start + 1 : start + 5], memory, depth)
         memory = output.memory
         loss = output.nll.mean() * len(rows) / 7
         gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -299,18 +300,12 @@ def losses_and_gradients(model: DEQTransformerLM, rows: range) -> Tensor:
 @divided_by
 @pytest.mark.parametrize("solver", ["broyden", "anderson"])
 def test_the_language_model_on_parts(parts, solver):
-    model = language_model(solver=solver)
-    whole = losses_and_gradients(model, range(7))
-    shared = divided(
-        lambda rows, batch_sum: losses_and_gradients(model.with_settings(batch_sum=batch_sum), rows), parts
-    )
-    torch.testing.assert_close(sum(shared), whole, rtol=1e-9, atol=1e-9)
-    alone = sum(losses_and_gradients(model, rows) for rows in parts)
-    assert (alone - whole).abs().max() > 1e-4, "without a sum the parts stop elsewhere"
+    model, alone = language_model(), DEQModule(solver=solver, **LOOSE)
+    whole = losses_and_gradients(model, alone, range(7))
 
+    def of_part(rows: range, batch_sum: BatchSum) -> Tensor:
+        return losses_and_gradients(model, DEQModule(solver=solver, batch_sum=batch_sum, **LOOSE), rows)
 
-def test_a_sum_is_not_copied_and_not_handed_on():
-    batch_sum = partial(Meeting(1).add_up, 0)  # its barrier cannot be copied
-    model = language_model().with_settings(batch_sum=batch_sum)
-    assert model.deq.batch_sum is batch_sum
-    assert model.with_settings(f_thres=3).deq.batch_sum is None
+    torch.testing.assert_close(sum(divided(of_part, parts)), whole, rtol=1e-9, atol=1e-9)
+    apart = sum(losses_and_gradients(model, alone, rows) for rows in parts)
+    assert (apart - whole).abs().max() > 1e-4, "without a sum the parts stop elsewhere"

@@ -4,9 +4,16 @@ import json
 
 import pytest
 
-from config.settings import Settings, flags_of
-from config.sweep_grid import SWEEPABLE, grid
+from config import sweep_grid
+from config.flags import CommandLine
+from models.transformers.spec import SPEC
 from system.errors import UserError
+
+COMMAND = CommandLine("train_transformer.py", SPEC)
+
+
+def grid(text: str) -> list[dict]:
+    return sweep_grid.grid(text, COMMAND.flags, COMMAND.defaults)
 
 
 def test_grid_is_the_product_in_the_order_given():
@@ -20,8 +27,12 @@ def test_grid_is_the_product_in_the_order_given():
     assert grid("") == []
 
 
-def test_what_can_be_swept_are_settings():
-    assert set(SWEEPABLE) <= set(flags_of(Settings))
+def test_what_can_be_swept():
+    swept = {name for name, flag in COMMAND.flags.items() if flag.sweeps}
+    of_solves = {"f_thres", "f_eps", "solver", "stop_mode", "stop_scope", "f_history", "anderson_ridge"}
+    assert swept == of_solves | {"mem_len", "local_size", "eval_tgt_len"}
+    with pytest.raises(UserError, match=r"--sweep cannot change 'lr': choose from .*f_thres"):
+        grid("lr=1")
 
 
 def test_a_setting_that_comes_twice_is_refused():

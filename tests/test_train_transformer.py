@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import in_double
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import COURSE, LENGTHS, MODEL, call, perplexities
 
 import train_transformer
-from models.transformers.model import DEQTransformerLM
+from models.transformers.spec import SPEC
+from training.recipe import program
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +71,7 @@ def test_same_run_twice_gives_the_same_model(run):
 @pytest.mark.parametrize("name", ["wnorm", "plain", "divval1", "nocut", "wnorm_2020_layout"])
 def test_published_layouts_through_eval(name, solver, tmp_path, monkeypatch):
     # The golden losses are of loosely solved equilibria in float64: in float32 the solvers end elsewhere.
-    monkeypatch.setattr(train_transformer, "DEQTransformerLM", lambda config: DEQTransformerLM(config).double())
+    monkeypatch.setattr(train_transformer, "main", program("train_transformer.py", replace(SPEC, build=in_double)))
     settings_of = name.removesuffix("_2020_layout")
     given = json.loads((GOLDEN / f"model_{settings_of}.json").read_text())
     golden = np.load(GOLDEN / f"model_{settings_of}.npz")
@@ -144,7 +147,7 @@ def test_interruption_while_modules_are_imported(tmp_path):
 
 @pytest.mark.parametrize("mode", ["", "--debug"])
 def test_second_interrupt_does_not_wait_for_the_end_of_the_update(mode, run, monkeypatch):
-    def interrupt_twice(trainer, batch):
+    def interrupt_twice(*_):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the update went on")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch import nn
 from config.settings import Settings
 from data.batches import OrderedBatches
 from evaluation.evaluation import EVAL_ROWS
+from modules.depth import Applications
 from modules.report import SolveInfo, Termination
 from runs.experiment import Experiment
 from system.errors import UserError
@@ -40,12 +42,17 @@ class Bigram(nn.Module):
         self.samples = []
         self.backward_report = solve_report()
 
-    def with_settings(self, **changes):
-        assert changes == {"f_eps": 0.0}
-        return Bigram(self.word_emb.weight.dtype)
+    def embedding_parameters(self):
+        return self.word_emb.parameters()
 
-    def forward(self, tokens, targets, memory=None, *, n_layer=None, jacobian_samples=0):
+    def problem(self, tokens, memory):
+        """z = (z + 1) / 2 from 0: its first two relative residuals are 1 and 1/3."""
+        return lambda z: (z + 1) / 2, torch.zeros(tokens.shape[1], 1)
+
+    def forward(self, tokens, targets, memory, depth):
         count = torch.zeros(tokens.shape[1]) if memory is None else memory
+        jacobian_samples = depth.keywords["jacobian_samples"] if isinstance(depth, partial) else 0
+        n_layer = depth.n if isinstance(depth, Applications) else None
         self.calls.append((tokens.shape[1], float(count[0]), n_layer))
         logits = self.word_emb(tokens) + count[:, None] * self.drift
         nll = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -75,7 +82,7 @@ def test_chunks_make_the_same_updates_even_where_rows_do_not_divide(n_chunks):
     assert len({rows for rows, *_ in parts.model.calls[:n_chunks]}) == (1 if n_chunks == 5 else 2)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
-    assert whole.totals.seconds > 0
+    assert whole.telemetry.totals.seconds > 0
 
 
 def test_every_chunk_has_its_own_memory_and_it_restarts_with_an_epoch():
@@ -83,7 +90,7 @@ def test_every_chunk_has_its_own_memory_and_it_restarts_with_an_epoch():
     run.train()
     in_training = [call for call in run.model.calls if call[0] in (2, 3)]
     assert [memory for _, memory, _ in in_training] == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]
-    assert run.epoch == 3
+    assert run.progress.epoch == 3
 
 
 def test_stage_of_updates_and_validations():
@@ -95,15 +102,15 @@ def test_stage_of_updates_and_validations():
     changes = [item for item, before in zip(layers, [None, *layers], strict=False) if item != before]
     shallow, equilibrium = [(False, 9), (True, 9)], [(False, None), (True, None)]
     assert changes == [*shallow, *shallow, *equilibrium, *equilibrium]
-    assert run.after_shallow.shallow == 9
+    assert run.shallow_stage.report.shallow == 9
     assert run.best.report.shallow is None, "the search for the best model starts again with the equilibrium"
 
 
 def test_rates_that_the_updates_use():
     run = trainer(scheduler="cosine", lr=0.4, warmup_step=3, max_step=6)
     used = []
-    step = run.optimizer.step
-    run.optimizer.step = lambda: (used.append(run.optimizer.param_groups[0]["lr"]), step())
+    step = run.updater.optimizer.step
+    run.updater.optimizer.step = lambda: (used.append(run.updater.optimizer.param_groups[0]["lr"]), step())
     run.train()
     warm = [0.4 / 3, 0.4 / 3, 0.8 / 3]
     assert used == pytest.approx(warm + [0.2 * (1 + math.cos(math.pi * s / 6)) for s in (3, 4, 5)])
@@ -113,7 +120,7 @@ def test_dev_perf_lowers_the_rate_from_the_end_of_the_warmup():
     run = trainer(scheduler="dev_perf", lr=1e-9, warmup_step=2, eval_interval=1, max_step=6, decay_rate=0.5)
     rates = []
     validate = run.validate
-    run.validate = lambda: (validate(), rates.append(run.optimizer.param_groups[0]["lr"]))
+    run.validate = lambda: (validate(), rates.append(run.updater.optimizer.param_groups[0]["lr"]))
     run.train()
     assert rates == pytest.approx([0.5e-9, 1e-9, 0.5e-9, 0.25e-9, 0.125e-9, 0.0625e-9])
 
@@ -124,7 +131,7 @@ def broken_in(run: Trainer, steps: set[int], value: float) -> Trainer:
 
     def break_down(*arguments, **options):
         output = forward(*arguments, **options)
-        if run.step in steps and run.model.training:
+        if run.progress.step in steps and run.model.training:
             output.nll, output.memory = output.nll * value, output.memory * value
         return output
 
@@ -136,29 +143,26 @@ def broken_in(run: Trainer, steps: set[int], value: float) -> Trainer:
 def test_an_update_that_is_not_finite_is_skipped_counted_and_shown(value, capsys):
     run = broken_in(trainer(max_step=9, log_interval=4, max_bad_steps=2), {2, 3, 5}, value)
     before = []
-    account = run._account
-    run._account = lambda batch, *figures: (
-        before.append(run.model.word_emb.weight.detach().clone()),
-        account(batch, *figures),
-    )
+    between = run._between_updates
+    run._between_updates = lambda: (before.append(run.model.word_emb.weight.detach().clone()), between())
     run.settings = replace(run.settings, max_bad_steps=3)
     run.train()
-    assert run.step == 9
+    assert run.progress.step == 9
     same = [torch.equal(a, b) for a, b in pairwise(before)]
     assert [i + 1 for i, unmoved in enumerate(same) if unmoved] == [2, 3, 5]
-    assert run.totals.skipped_updates == 3
+    assert run.telemetry.totals.skipped_updates == 3
     out = capsys.readouterr().out
     assert "step 3 | update skipped: loss" in out
     assert "(2 in a row, --max_bad_steps 3)" in out
     assert "2 updates skipped" in out
-    assert all(torch.as_tensor(memory).isfinite().all() for memory in run.memory)
+    assert all(torch.as_tensor(memory).isfinite().all() for memory in run.memory.chunks)
 
 
 def test_too_many_such_updates_in_a_row_stop_the_run():
     run = broken_in(trainer(max_step=9, max_bad_steps=2), {1, 3, 4, 5}, math.nan)
     with pytest.raises(UserError, match=r"^step 5: 2 updates in a row had a loss .*: lower --lr"):
         run.train()
-    assert run.step == 5
+    assert run.progress.step == 5
     assert all(parameter.isfinite().all() for parameter in run.model.parameters())
 
 
@@ -189,15 +193,18 @@ def test_best_model_is_the_one_that_is_restored():
 def test_penalty_is_drawn_by_step_and_raised_at_intervals():
     settings = Settings(jac_loss_weight=1.6, jac_loss_freq=0.4, jac_incremental=10, jac_samples=3, seed=5)
     penalty = JacobianPenalty.of(settings)
-    drawn = [penalty.samples_at(step) for step in range(2000)]
-    assert set(drawn) == {0, 3}
-    assert abs(np.mean(drawn) / 3 - 0.4) < 0.04
-    assert [penalty.samples_at(step) for step in (7, 3, 1999)] == [drawn[7], drawn[3], drawn[1999]]
+    drawn = [penalty.at(step) for step in range(2000)]
+    charged = [step for step in range(2000) if drawn[step]]
+    assert {drawn[step].samples for step in charged} == {3}
+    assert abs(len(charged) / 2000 - 0.4) < 0.04
+    assert [penalty.at(step) for step in (7, 3, 1999)] == [drawn[7], drawn[3], drawn[1999]]
     other = JacobianPenalty.of(replace(settings, seed=6))
-    assert [other.samples_at(step) for step in range(2000)] != drawn
-    assert [penalty.weight_at(step) for step in (0, 9, 10, 35)] == pytest.approx([1.6, 1.6, 1.7, 1.9])
-    assert JacobianPenalty.of(replace(settings, jac_incremental=0)).weight_at(10**6) == 1.6
-    assert not any(JacobianPenalty.of(Settings()).samples_at(step) for step in range(100))
+    assert [step for step in range(2000) if other.at(step)] != charged
+    always = JacobianPenalty.of(replace(settings, jac_loss_freq=1.0))
+    assert [always.at(step).weight for step in (0, 9, 10, 35)] == pytest.approx([1.6, 1.6, 1.7, 1.9])
+    unraised = JacobianPenalty.of(replace(settings, jac_loss_freq=1.0, jac_incremental=0))
+    assert unraised.at(10**6).weight == 1.6
+    assert not any(JacobianPenalty.of(Settings()).at(step) for step in range(100))
 
 
 @pytest.mark.parametrize("n_chunks", [1, 2])
@@ -208,7 +215,7 @@ def test_penalty_joins_the_loss_of_equilibrium_updates_alone(n_chunks):
     )  # fmt: skip
     before = []
     update = run.update
-    run.update = lambda batch: (before.append(run.model.drift.detach().clone()), update(batch))[1]
+    run.update = lambda *given: (before.append(run.model.drift.detach().clone()), update(*given))[1]
     run.train()
     assert run.model.samples == [0] * n_chunks + [4] * n_chunks
     # The memory is 0 in the first update: without the penalty the drift's gradient is 0.
@@ -246,7 +253,7 @@ def test_backward_solves_that_fail_are_counted_and_warned_about(report, capsys):
     assert [line.partition(":")[0] for line in warnings] == ["step 2 | warning", "step 4 | warning"]
     assert "2 of 2 backward solves failed" in warnings[0]
     assert report.termination.name.lower().replace("_", " ") in warnings[0]
-    assert run.totals.failed_backward_solves == 4
+    assert run.telemetry.totals.failed_backward_solves == 4
     assert curves[0] == 1.0
 
 
@@ -255,14 +262,14 @@ def test_sound_backward_solves_are_not_warned_about(capsys):
     run.model.backward_report = solve_report(Termination.MAX_STEPS, residual=1.0)
     run.train()
     assert "warning" not in capsys.readouterr().out
-    assert run.totals.failed_backward_solves == 0
+    assert run.telemetry.totals.failed_backward_solves == 0
 
 
 def test_validations_of_the_equilibrium_have_a_probe(capsys):
-    run = trainer(pretrain_steps=2, eval_interval=1, max_step=4)
+    run = trainer(pretrain_steps=2, eval_interval=1, max_step=4, f_thres=2)
     curves = []
     run.experiment.curve = lambda *arguments: curves.append(arguments)
     run.train()
     lines = [line for line in capsys.readouterr().out.splitlines() if "probe: rel residual" in line]
-    assert lines == [f"step {step} | probe: rel residual by evaluation | 1: 1.0e+00, 2: 5.0e-01" for step in (3, 4)]
-    assert curves == [("probe/residual", (1.0, 0.5), f"step {step:06d}") for step in (3, 4)]
+    assert lines == [f"step {step} | probe: rel residual by evaluation | 1: 1.0e+00, 2: 3.3e-01" for step in (3, 4)]
+    assert curves == [("probe/residual", pytest.approx((1, 1 / 3)), f"step {step:06d}") for step in (3, 4)]

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 import train_transformer
+from config.flags import CommandLine
 
+COMMAND: CommandLine = train_transformer.main.args[0]
 MODEL = "--n_layer 2 --eval_n_layer 4 --n_head 2 --d_head 4 --d_model 8 --d_inner 16"
 LENGTHS = "--batch_size 4 --tgt_len 8 --eval_tgt_len 8 --mem_len 8"
 COURSE = "--f_thres 6 --b_thres 6 --lr 0.01 --max_step 4 --log-interval 2 --eval-interval 4"

@@ -3,84 +3,38 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from config.settings import NO_NAME, Flag, Settings, flags_of
+from config.settings import NO_NAME, Settings
 from system.errors import UserError
+from system.flag import Flag, flags_of
 
-NEEDS: tuple[tuple[str, str, Callable[[Settings], bool]], ...] = (
-    # setting; what it has no effect without; whether that is there
-    ("cutoffs", "--adaptive", lambda s: s.adaptive),
-    ("phantom_steps", "--grad phantom", lambda s: s.grad == "phantom"),
-    ("phantom_damping", "--grad phantom", lambda s: s.grad == "phantom"),
-    ("f_history", "--solver or --b_solver broyden", lambda s: "broyden" in (s.solver, s.b_solver)),
-    ("anderson_ridge", "--solver or --b_solver anderson", lambda s: "anderson" in (s.solver, s.b_solver)),
-    ("rand_f_thres_delta", "a solver in training (any --grad but unroll)", lambda s: s.grad != "unroll"),
-    ("b_init", "--grad implicit", lambda s: s.grad == "implicit"),
-    ("b_init", "--solver broyden", lambda s: s.solver == "broyden"),
-    ("b_init", "--stop_scope batch", lambda s: s.stop_scope == "batch"),
-    ("jac_loss_freq", "--jac_loss_weight", lambda s: s.jac_loss_weight > 0),
-    ("jac_incremental", "--jac_loss_weight", lambda s: s.jac_loss_weight > 0),
-    ("jac_samples", "--jac_loss_weight", lambda s: s.jac_loss_weight > 0),
-    ("sweep", "--eval", lambda s: s.eval),
-    ("sweep", "an equilibrium (--pretrain_steps 0)", lambda s: s.eval_layers() is None),
-    ("spectral_radius", "an equilibrium (--pretrain_steps 0)", lambda s: not s.eval or s.eval_layers() is None),
-)
 PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0]+")
 UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of arguments' bytes that are not UTF-8
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may be appended
-NOTES: tuple[tuple[str, Callable[[Settings], bool], str], ...] = (
-    # settings; whether they are at odds in training; what comes of it
-    (
-        "eta_min lr",
-        lambda s: s.scheduler == "cosine" and s.eta_min > s.lr,
-        "the learning rate rises from --lr to --eta_min",
-    ),
-    (
-        "lr_min lr",
-        lambda s: s.scheduler == "dev_perf" and s.lr_min > s.lr,
-        "the learning rate stays at --lr",
-    ),
-    (
-        "div_val",
-        lambda s: s.div_val > 1 and not s.adaptive,
-        "without --adaptive there are no bins to divide; it only adds a projection",
-    ),
-    (
-        "warmup_step max_step",
-        lambda s: s.warmup_step >= s.max_step,
-        "the run ends within its warm-up",
-    ),
-    (
-        "pretrain_steps max_step",
-        lambda s: s.pretrain_steps >= s.max_step,
-        "the whole run is shallow; the solver and its flags are not used",
-    ),
-)
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> None:
     """Refuse settings that make no sense, alone or together.
 
     Raises:
         UserError: one line with the flag, its value and the remedy.
     """
-    flags = flags_of(settings)
     for name, value in dataclasses.asdict(settings).items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 _check_range(flags[name], name, number)
             if isinstance(number, str) and UNDECODABLE.search(number):
                 raise UserError(f"{flags[name].option(name)} is {number!r}: pass text in UTF-8")
-    _check_model(settings)
     _check_run(settings)
-    _check_needs(settings, flags)
+    _check_needs(settings, flags, defaults)
 
 
 def _check_range(flag: Flag, name: str, value: float) -> None:
-    if value == flag.besides:
+    if value == flag.or_exactly:
         return
     fits = (
         math.isfinite(value)
@@ -99,23 +53,7 @@ def _range_in_words(flag: Flag) -> str:
         f"below {flag.below}" if flag.below is not None else "",
     ]
     words = "a finite number " + " and ".join(part for part in parts if part)
-    return words.strip() + (f", or {flag.besides}" if flag.besides is not None else "")
-
-
-def _check_model(settings: Settings) -> None:
-    width = settings.n_head * settings.d_head
-    if width != settings.d_model:
-        raise UserError(
-            f"--n_head {settings.n_head} times --d_head {settings.d_head} is {width}, not --d_model "
-            f"{settings.d_model}: make the product equal to --d_model"
-        )
-    if settings.attn_type != 0:
-        raise UserError(f"--attn_type is {settings.attn_type}: only 0 (relative positions) exists, leave it out")
-    if settings.rand_f_thres_delta >= max(settings.f_thres, 1):
-        raise UserError(
-            f"--rand_f_thres_delta {settings.rand_f_thres_delta} is not below --f_thres {settings.f_thres}: a solve "
-            "needs at least one step"
-        )
+    return words.strip() + (f", or {flag.or_exactly}" if flag.or_exactly is not None else "")
 
 
 def _check_run(settings: Settings) -> None:
@@ -123,6 +61,11 @@ def _check_run(settings: Settings) -> None:
         raise UserError(
             f"--batch_chunk {settings.batch_chunk} is more than --batch_size {settings.batch_size}: "
             "a chunk needs at least one sequence"
+        )
+    if settings.rand_f_thres_delta >= max(settings.f_thres, 1):
+        raise UserError(
+            f"--rand_f_thres_delta {settings.rand_f_thres_delta} is not below --f_thres {settings.f_thres}: a solve "
+            "needs at least one step"
         )
     if settings.cuda and not torch.cuda.is_available():
         raise UserError(
@@ -165,14 +108,15 @@ def _check_weights_source(settings: Settings) -> None:
         raise UserError(f"--load {settings.load} and --restart_dir {settings.restart_dir} both name weights: pass one")
 
 
-def _check_needs(settings: Settings, flags: dict[str, Flag]) -> None:
-    for name, needed, is_there in NEEDS:
+def _check_needs(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> None:
+    for name, flag in flags.items():
         value = getattr(settings, name)
-        if value == getattr(Settings, name) or is_there(settings):
-            continue
-        words = value if isinstance(value, tuple) else () if value is True else (value,)
-        given = " ".join([flags[name].option(name), *map(str, words)])
-        raise UserError(f"{given} has no effect without {needed}: add that or leave the flag out")
+        for need in flag.needs:
+            if value in (defaults[name], ()) or need.is_there(settings):
+                continue
+            words = value if isinstance(value, tuple) else () if value is True else (value,)
+            given = " ".join([flag.option(name), *map(str, words)])
+            raise UserError(f"{given} has no effect without {need.what}: add that or leave the flag out")
 
 
 def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
@@ -195,17 +139,25 @@ def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
             "for which the first will wait; leave it out for even shares"
         )
     if not settings.eval:
-        for names, at_odds, consequence in NOTES:
-            if at_odds(settings):
-                given = " and ".join(f"--{name} {getattr(settings, name)}" for name in names.split())
-                remarks.append(f"note: {given}: {consequence}")
+        remarks += _at_odds(settings)
     if n_gpus and not settings.cuda:
         remarks.append("note: there is a GPU; --cuda would use it")
-    if settings.eval and settings.eval_layers() is not None:
+    if settings.eval and settings.evaluates_shallow:
         remarks.append(
             f"note: --pretrain_steps {settings.pretrain_steps} makes this a shallow evaluation; pass "
             "--pretrain_steps 0 to evaluate the equilibrium"
         )
+    return remarks
+
+
+def _at_odds(settings: Settings) -> list[str]:
+    flags = flags_of(settings)
+    remarks = []
+    for name, flag in flags.items():
+        if flag.note is not None and flag.note.at_odds(settings):
+            names = (name, flag.note.beside) if flag.note.beside else (name,)
+            given = " and ".join(f"{flags[name].option(name)} {getattr(settings, name)}" for name in names)
+            remarks.append(f"note: {given}: {flag.note.consequence}")
     return remarks
 
 

@@ -1,72 +1,116 @@
-"""The command line of the language-model training script: text to checked `Settings`."""
+"""A program's command line: text to checked `Settings`."""
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 from config.checks import check
-from config.settings import Flag, Settings, flags_of
+from config.depth import equilibrium
+from config.settings import Settings, settings_class
 from config.sweep_grid import grid
+from config.words import mistakes_in_flags
+from models.protocol import ModelSpec
 from system.errors import UserError
-from utils.adaptive_embedding import check_bins
+from system.flag import Flag, defaults_of, flags_of
 
-PROGRAM = "train_transformer.py"
-DEFAULT_CUTOFFS = {"wt103": (20000, 40000, 200000)}
+ANY_VOCABULARY = sys.maxsize  # words, larger than any list of word ids asks for
 
 
-def parse(arguments: Sequence[str]) -> Settings:
-    """The settings that a command line asks for, resolved and checked.
+@dataclass(frozen=True)
+class CommandLine:
+    """What a program that trains a model can be asked for.
 
-    Raises:
-        UserError: the command line is wrong; the message names the flag, its value and the remedy.
-        SystemExit: --help was asked for.
+    Args:
+        program: its name, as users call it.
+        spec: the model.
     """
-    return settle(typed(arguments))
 
+    program: str
+    spec: ModelSpec
 
-def typed(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings that a command line names, unchecked.
+    @cached_property
+    def settings(self) -> type[Settings]:
+        """The class of its settings."""
+        return settings_class(self.spec.flags)
 
-    Raises:
-        UserError: a flag that does not exist, or a value that it cannot have.
-        SystemExit: --help was asked for.
-    """
-    options = vars(make_parser().parse_args(expand(arguments)))
-    if "cutoffs" in options:
-        options["cutoffs"] = tuple(options["cutoffs"])
-    return options
+    @cached_property
+    def flags(self) -> Mapping[str, Flag]:
+        """Setting name -> its flag."""
+        return flags_of(self.settings)
 
+    @cached_property
+    def flag_names(self) -> Mapping[str, str]:
+        """Setting, or option of a solver, -> its flag, as users type it."""
+        options = {flag.solver_option[1]: flag.option(name) for name, flag in self.flags.items() if flag.solver_option}
+        return options | {name: flag.option(name) for name, flag in self.flags.items()}
 
-def settle(typed: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Settings:
-    """The settings that are named, completed by those of an earlier run or by the defaults; resolved and checked.
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """Setting name -> its default."""
+        return defaults_of(self.settings)
 
-    Raises:
-        UserError: they make no sense; the message names the flag, its value and the remedy.
-    """
-    settings = Settings(**{**(earlier or {}), **typed})
-    check(settings)
-    for point in grid(settings.sweep):
-        check(dataclasses.replace(settings, **point))
-    settings = resolve(settings)
-    # The vocabulary is not known yet; all else about the bins need not wait for the corpus.
-    n_token = max(settings.cutoffs, default=0) + 1
-    check_bins(n_token, settings.cutoffs, settings.d_embed, settings.div_val)
-    return settings
+    def parse(self, arguments: Sequence[str]) -> Settings:
+        """The settings that a command line asks for, resolved and checked.
 
+        Raises:
+            UserError: the command line is wrong; the message names the flag, its value and the remedy.
+            SystemExit: --help was asked for.
+        """
+        return self.resolved(self.given(arguments))
 
-def resolve(settings: Settings) -> Settings:
-    """Settings whose default rests on another setting, filled in: d_embed and cutoffs."""
-    cutoffs = settings.cutoffs
-    if cutoffs is None:
-        cutoffs = DEFAULT_CUTOFFS.get(settings.dataset) if settings.adaptive else ()
-    if cutoffs is None:
-        raise UserError(
-            f"--adaptive needs --cutoffs with --dataset {settings.dataset}: "
-            "pass the word ids at which its bins start, such as --cutoffs 2500 10000"
+    def given(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The settings that a command line names, unchecked.
+
+        Raises:
+            UserError: a flag that does not exist, or a value that it cannot have.
+            SystemExit: --help was asked for.
+        """
+        values = vars(self.parser().parse_args(expand(arguments, self.flags)))
+        several = (name for name in values if self.flags[name].several)
+        return {**values, **{name: tuple(values[name]) for name in several}}
+
+    def resolved(self, given: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Settings:
+        """The settings that are named, completed by those of an earlier run or by the defaults; resolved and checked.
+
+        Raises:
+            UserError: they make no sense; the message names the flag, its value and the remedy.
+        """
+        settings = self.settings(**{**(earlier or {}), **given})
+        self._check(settings)
+        for point in grid(settings.sweep, self.flags, self.defaults):
+            self._check(dataclasses.replace(settings, **point))
+        return dataclasses.replace(settings, **self._filled_in(settings))
+
+    def _filled_in(self, settings: Settings) -> Mapping[str, Any]:
+        with mistakes_in_flags(self.flag_names):
+            return self.spec.resolve(settings)
+
+    def _check(self, settings: Settings) -> None:
+        check(settings, self.flags, self.defaults)
+        whole = dataclasses.replace(settings, **self._filled_in(settings))
+        with mistakes_in_flags(self.flag_names):
+            equilibrium(whole)
+            # The vocabulary is not known yet; all else about a model need not wait for the corpus.
+            self.spec.configure(whole, ANY_VOCABULARY)
+
+    def parser(self) -> argparse.ArgumentParser:
+        """An argument parser with every setting's flag; abbreviations are expanded before it, by `expand`.
+
+        Flags that are not there leave nothing in the namespace: what they fall back on is not the parser's to know.
+        """
+        parser = _Parser(
+            prog=self.program,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            description=f"Train or evaluate a {self.spec.name}.",
         )
-    d_embed = settings.d_model if settings.d_embed == -1 else settings.d_embed
-    return dataclasses.replace(settings, cutoffs=cutoffs, d_embed=d_embed)
+        for name, flag in self.flags.items():
+            parser.add_argument(flag.option(name), dest=name, **_argument(flag, self.defaults[name]))
+        return parser
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,24 +118,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """An argument parser with every setting's flag; abbreviations are expanded before it, by `expand`.
-
-    Flags that are not there leave nothing in the namespace: what they fall back on is not the parser's to know.
-    """
-    parser = _Parser(
-        prog=PROGRAM,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        description="Train or evaluate a DEQ-Transformer.",
-    )
-    flags = flags_of(Settings)
-    for field in dataclasses.fields(Settings):
-        flag = flags[field.name]
-        parser.add_argument(flag.option(field.name), dest=field.name, **_argument(flag, field.default))
-    return parser
 
 
 def _argument(flag: Flag, default: Any) -> dict[str, Any]:
@@ -105,7 +131,7 @@ def _argument(flag: Flag, default: Any) -> dict[str, Any]:
     return {"type": flag.kind or type(default), "choices": flag.choices, "help": help, **several}
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
+def expand(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
     """Abbreviated flags written in full, `--flag=value` included.
 
     A flag may be cut short to any beginning that no other flag shares. Existing scripts rely on that for the
@@ -114,7 +140,6 @@ def expand(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a beginning that several flags share.
     """
-    flags = flags_of(Settings)
     listed = ["--help"] + [flag.option(name) for name, flag in flags.items() if flag.listed]
     newer = [flag.option(name) for name, flag in flags.items() if not flag.listed]
     expanded = []

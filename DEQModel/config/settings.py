@@ -1,235 +1,284 @@
-"""Every setting of the language-model training script, declared once: name, type, default, meaning, range."""
+"""The settings that every language model's training shares, each declared once: name, type, default, meaning, range.
+
+What a model adds is in its `ModelSpec.flags`; `settings_class` puts both together.
+"""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from data.corpus import DATASETS
 from modules.deq import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
 from modules.tracker import STOP_MODES, STOP_SCOPES
-
-DATASETS = ("wt103", "wt2", "ptb", "ptb_char", "text")
-INITIALISERS = ("normal", "uniform")
-OPTIMIZERS = ("Adam", "SGD", "Adagrad", "RMSprop", "RAdam")
-SCHEDULERS = ("cosine", "inv_sqrt", "dev_perf", "constant")
-DROPOUT_UNITS = ("position", "channel")
+from system.flag import OF_THE_CALL, Need, Note, flag
+from utils.optimizers import OPTIMIZERS
+from utils.schedules import SCHEDULES
 
 NO_NAME = "N/A"
+OF_ITS_ROWS = "the position in the text and the memory count its rows"
+AT_THE_BEGINNING = "it had its effect when the run began"
+IN_ITS_FOLDER = "the run goes on in its own folder"
+
+
+def _with_solver(name: str) -> Need:
+    return Need(f"--solver or --b_solver {name}", lambda s: name in (s.solver, s.b_solver))
+
+
+IMPLICIT = Need("--grad implicit", lambda s: s.grad == "implicit")
+PHANTOM = Need("--grad phantom", lambda s: s.grad == "phantom")
+PENALTY = Need("--jac_loss_weight", lambda s: s.jac_loss_weight > 0)
+AN_EQUILIBRIUM = "an equilibrium (--pretrain_steps 0)"
 
 
 @dataclass(frozen=True)
-class Flag:
-    """What the command line needs to know about one setting, beside its name, type and default."""
+class DataSettings:
+    """The corpus."""
 
-    help: str
-    kind: type | None = None  # of the value, where the default is None and does not tell
-    several: bool = False  # takes one value or more
-    choices: tuple[str, ...] | None = None
-    least: float | None = None  # smallest value allowed
-    besides: float | None = None  # one value outside the range that is allowed all the same
-    above: float | None = None  # values must be larger than this
-    below: float | None = None  # values must be smaller than this
-    spelling: str | None = None  # where the flag is not "--" + the setting's name
-    listed: bool = True  # one of the flags whose abbreviations existing scripts may use
-
-    def option(self, name: str) -> str:
-        """The flag as it is typed."""
-        return self.spelling or f"--{name}"
-
-
-def _flag(default: Any, help: str, **details: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"flag": Flag(help, **details)})
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The resolved settings of a run. `config.flags.parse` makes one from the command line and checks it.
-
-    Lengths are in tokens, steps are optimizer updates.
-    """
-
-    # data
-    data: str = _flag("../data/wikitext-103", "folder with train.txt, valid.txt and test.txt")
-    dataset: str = _flag("wt103", "vocabulary rule; text is for any folder of three files", choices=DATASETS)
-
-    # model
-    n_layer: int = _flag(12, "applications of the cell in the shallow stage", least=1)
-    eval_n_layer: int = _flag(12, "applications of the cell when --eval evaluates a shallow model", least=1)
-    n_head: int = _flag(10, "attention heads", least=1)
-    d_head: int = _flag(50, "width of a head; n_head * d_head must be d_model", least=1)
-    d_embed: int = _flag(-1, "width of the embedding; -1 means d_model", least=1, besides=-1, below=2**31)
-    d_model: int = _flag(500, "width of the states", least=1, below=2**31)
-    d_inner: int = _flag(8000, "width of the feed-forward layer", least=1, below=2**31)
-    dropout: float = _flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
-    dropatt: float = _flag(0.0, "dropout on attention weights", least=0, below=1)
-    out_dropout: str = _flag("position", "what the output dropout drops whole", choices=DROPOUT_UNITS, listed=False)
-    not_tied: bool = _flag(False, "separate embedding and softmax weights")
-    adaptive: bool = _flag(False, "adaptive embedding and softmax")
-    cutoffs: tuple[int, ...] | None = _flag(
-        None,
-        "word ids at which the bins of --adaptive start; needed with --adaptive, default 20000 40000 200000 for wt103",
-        kind=int,
-        several=True,
-        least=1,
-        listed=False,
+    data: str = flag("../data/wikitext-103", "folder with train.txt, valid.txt and test.txt", is_place=True)
+    dataset: str = flag(
+        "wt103",
+        "vocabulary rule; text is for any folder of three files",
+        choices=tuple(DATASETS),
+        fixed="the corpus has its numbering",
     )
-    div_val: int = _flag(1, "bin i of --adaptive has embeddings of width d_embed // div_val**i", least=1)
-    pre_lnorm: bool = _flag(False, "layer norm before each sublayer, not after")
-    wnorm: bool = _flag(False, "weight normalisation in the cell")
-    local_size: int = _flag(0, "attention horizon; 0 means none", least=0)
-    same_length: bool = _flag(False, "every token attends over the same number of keys")
-    attn_type: int = _flag(0, "kind of attention; only 0 (relative positions) exists")
 
-    # initialisation
-    init: str = _flag("normal", "initialiser of the weights", choices=INITIALISERS)
-    emb_init: str = _flag("normal", "initialiser of the embeddings", choices=INITIALISERS)
-    init_range: float = _flag(0.05, "half-width of the weights' uniform initialiser", least=0)
-    emb_init_range: float = _flag(0.01, "half-width of the embeddings' uniform initialiser", least=0)
-    init_std: float = _flag(0.01, "standard deviation of the normal initialiser", least=0)
-    proj_init_std: float = _flag(0.01, "standard deviation of the projections", least=0)
 
-    # equilibrium
-    solver: str = _flag("anderson", "fixed-point solver", choices=tuple(SOLVERS))
-    stop_mode: str = _flag("rel", "relative or absolute residual in the forward solve", choices=STOP_MODES)
-    b_stop_mode: str = _flag("rel", "the same in the backward solve", choices=STOP_MODES, listed=False)
-    stop_scope: str = _flag(
+@dataclass(frozen=True)
+class ShallowSettings:
+    """How deep a model goes where it does not solve."""
+
+    n_layer: int = flag(12, "applications of the cell in the shallow stage", least=1)
+    eval_n_layer: int = flag(12, "applications of the cell when --eval evaluates a shallow model", least=1)
+
+
+@dataclass(frozen=True)
+class EquilibriumSettings:
+    """The solves, their gradient and its stability, and when they begin. Ranges are those of `DEQModule`."""
+
+    solver: str = flag("anderson", "fixed-point solver", choices=tuple(SOLVERS), sweeps=True)
+    stop_mode: str = flag(
+        "rel", "relative or absolute residual in the forward solve", choices=tuple(STOP_MODES), sweeps=True
+    )
+    b_stop_mode: str = flag("rel", "the same in the backward solve", choices=tuple(STOP_MODES), listed=False)
+    stop_scope: str = flag(
         "batch",
         "whose residual stops the solves: the whole batch's, or each sequence's its own",
-        choices=STOP_SCOPES,
+        choices=tuple(STOP_SCOPES),
         listed=False,
+        sweeps=True,
     )
-    b_solver: str | None = _flag(
+    b_solver: str | None = flag(
         None, "solver of the backward solve (default: that of --solver)", kind=str, choices=tuple(SOLVERS), listed=False
     )
-    b_init: str = _flag(
+    b_init: str = flag(
         "zero",
         "start of the backward solve: zero, or the forward solve's inverse Jacobian applied to the gradient",
-        choices=BACKWARD_STARTS,
+        choices=tuple(BACKWARD_STARTS),
         listed=False,
+        needs=(IMPLICIT,),
     )
-    f_history: int | None = _flag(
-        None, "updates that a Broyden estimate is made of, the newest (default: all)", kind=int, least=1, listed=False
+    f_history: int | None = flag(
+        None,
+        "updates that a Broyden estimate is made of, the newest (default: all)",
+        kind=int,
+        listed=False,
+        needs=(_with_solver("broyden"),),
+        sweeps=True,
+        solver_option=("broyden", "history", "history"),
     )
-    anderson_ridge: float | None = _flag(
+    anderson_ridge: float | None = flag(
         None,
         "absolute ridge of Anderson's systems, 1e-4 as published (default: one relative to the system)",
         kind=float,
-        least=0,
         listed=False,
+        needs=(_with_solver("anderson"),),
+        sweeps=True,
+        solver_option=("anderson", "lam", "ridge"),
     )
-    grad: str = _flag(
+    grad: str = flag(
         "implicit",
         "gradient of the equilibrium: implicit differentiation, one application of the cell, --phantom_steps damped "
         "ones, or --f_thres plain ones in place of a solve",
-        choices=GRADIENTS,
+        choices=tuple(GRADIENTS),
         listed=False,
     )
-    phantom_steps: int = _flag(5, "steps of --grad phantom", least=1, listed=False)
-    phantom_damping: float = _flag(
-        0.5, "damping of --grad phantom, at most 1", above=0, below=1, besides=1, listed=False
-    )
-    f_thres: int = _flag(50, "solver threshold, forward", least=0)
-    b_thres: int = _flag(80, "solver threshold, backward", least=0)
-    f_eps: float = _flag(1e-3, "residual at which the forward solve has converged", least=0, listed=False)
-    b_eps: float = _flag(1e-3, "residual at which the backward solve has converged", least=0, listed=False)
-    rand_f_thres_delta: int = _flag(
+    phantom_steps: int = flag(5, "steps of --grad phantom", listed=False, needs=(PHANTOM,))
+    phantom_damping: float = flag(0.5, "damping of --grad phantom, at most 1", listed=False, needs=(PHANTOM,))
+    f_thres: int = flag(50, "solver threshold, forward", sweeps=True)
+    b_thres: int = flag(80, "solver threshold, backward")
+    f_eps: float = flag(1e-3, "residual at which the forward solve has converged", listed=False, sweeps=True)
+    b_eps: float = flag(1e-3, "residual at which the backward solve has converged", listed=False)
+    rand_f_thres_delta: int = flag(
         0,
         "in training, each forward solve's threshold is drawn from --f_thres minus to plus this",
         least=0,
         listed=False,
+        needs=(Need("a solver in training (any --grad but unroll)", lambda s: s.grad != "unroll"),),
     )
-    jac_loss_weight: float = _flag(
+    jac_loss_weight: float = flag(
         0.0,
         "weight of the penalty on the equilibrium's Jacobian, 0 means none; published are 1.6 to 2",
         least=0,
         listed=False,
     )
-    jac_loss_freq: float = _flag(
-        0.4, "probability that an update has the penalty", above=0, below=1, besides=1, listed=False
+    jac_loss_freq: float = flag(
+        0.4,
+        "probability that an update has the penalty",
+        above=0,
+        below=1,
+        or_exactly=1,
+        listed=False,
+        needs=(PENALTY,),
     )
-    jac_incremental: int = _flag(
-        0, "steps after which --jac_loss_weight rises by 0.1, again and again; 0 means never", least=0, listed=False
+    jac_incremental: int = flag(
+        0,
+        "steps after which --jac_loss_weight rises by 0.1, again and again; 0 means never",
+        least=0,
+        listed=False,
+        needs=(PENALTY,),
     )
-    jac_samples: int = _flag(1, "random vectors v of the penalty", least=1, listed=False)
-    pretrain_steps: int = _flag(0, "the shallow stage lasts while the step's number is below this", least=0)
-    start_train_steps: int = _flag(0, "number of the first step", least=0)
+    jac_samples: int = flag(1, "random vectors v of the penalty", least=1, listed=False, needs=(PENALTY,))
+    pretrain_steps: int = flag(
+        0,
+        "the shallow stage lasts while the step's number is below this",
+        least=0,
+        note=Note(
+            lambda s: s.pretrain_steps >= s.max_step,
+            "the whole run is shallow; the solver and its flags are not used",
+            beside="max_step",
+        ),
+    )
+    start_train_steps: int = flag(0, "number of the first step", least=0, fixed=AT_THE_BEGINNING)
 
-    # optimisation
-    optim: str = _flag("Adam", "optimizer", choices=OPTIMIZERS)
-    lr: float = _flag(0.00025, "learning rate", above=0)
-    scheduler: str = _flag("cosine", "course of the learning rate", choices=SCHEDULERS)
-    warmup_step: int = _flag(0, "steps of linear warm-up", least=0)
-    decay_rate: float = _flag(0.5, "dev_perf: factor on a plateau", above=0, below=1)
-    lr_min: float = _flag(0.0, "dev_perf: smallest learning rate", least=0)
-    patience: int = _flag(0, "dev_perf: validations without progress before the rate falls", least=0)
-    eta_min: float = _flag(0.0, "cosine: last learning rate", least=0)
-    weight_decay: float = _flag(0.0, "weight decay (decoupled with RAdam)", least=0)
-    clip: float = _flag(0.25, "largest global norm of the gradient", above=0)
-    clip_nonemb: bool = _flag(False, "leave the embeddings out of the clipping")
-    max_step: int = _flag(200000, "number of the step at which training ends", least=1)
-    batch_size: int = _flag(60, "sequences per update, over all devices", least=1)
-    batch_chunk: int = _flag(1, "parts in which a batch is computed one after the other, to save memory", least=1)
-    tgt_len: int = _flag(150, "length of a training segment", least=1)
-    eval_tgt_len: int = _flag(150, "length of an evaluation segment", least=1)
-    mem_len: int = _flag(150, "length of the memory", least=0)
-    varlen: bool = _flag(False, "training segments of varying length")
-    seed: int = _flag(1111, "random seed", least=0, below=2**32)
 
-    # devices
-    cuda: bool = _flag(False, "run on the GPU")
-    multi_gpu: bool = _flag(False, "use all visible GPUs, a process for each")
-    gpu0_bsz: int = _flag(-1, "sequences for the first of several processes; -1 means even", least=1, besides=-1)
+@dataclass(frozen=True)
+class OptimisationSettings:
+    """The updates: their rule, their rate, their batches. Lengths are in tokens."""
 
-    # running
-    eval: bool = _flag(False, "evaluate --load or --restart_dir on valid and test, then stop")
-    load: str = _flag("", "state dict to start from, or to evaluate")
-    restart: bool = _flag(False, "go on with the run in --restart_dir; flags that are left out keep its values")
-    restart_dir: str = _flag("", "folder of an earlier run")
-    save_interval: int | None = _flag(
+    optim: str = flag(
+        "Adam", "optimizer", choices=tuple(OPTIMIZERS), fixed="the optimizer's state is its own"
+    )  # fmt: skip
+    lr: float = flag(0.00025, "learning rate", above=0)
+    scheduler: str = flag("cosine", "course of the learning rate", choices=tuple(SCHEDULES))
+    warmup_step: int = flag(
+        0,
+        "steps of linear warm-up",
+        least=0,
+        note=Note(lambda s: s.warmup_step >= s.max_step, "the run ends within its warm-up", beside="max_step"),
+    )
+    decay_rate: float = flag(0.5, "dev_perf: factor on a plateau", above=0, below=1)
+    lr_min: float = flag(
+        0.0,
+        "dev_perf: smallest learning rate",
+        least=0,
+        note=Note(
+            lambda s: s.scheduler == "dev_perf" and s.lr_min > s.lr, "the learning rate stays at --lr", beside="lr"
+        ),
+    )
+    patience: int = flag(0, "dev_perf: validations without progress before the rate falls", least=0)
+    eta_min: float = flag(
+        0.0,
+        "cosine: last learning rate",
+        least=0,
+        note=Note(
+            lambda s: s.scheduler == "cosine" and s.eta_min > s.lr,
+            "the learning rate rises from --lr to --eta_min",
+            beside="lr",
+        ),
+    )
+    weight_decay: float = flag(0.0, "weight decay (decoupled with RAdam)", least=0)
+    clip: float = flag(0.25, "largest global norm of the gradient", above=0)
+    clip_nonemb: bool = flag(False, "leave the embeddings out of the clipping")
+    max_step: int = flag(200000, "number of the step at which training ends", least=1)
+    batch_size: int = flag(60, "sequences per update, over all devices", least=1, fixed=OF_ITS_ROWS)
+    batch_chunk: int = flag(1, "parts in which a batch is computed one after the other, to save memory", least=1)
+    tgt_len: int = flag(150, "length of a training segment", least=1)
+    eval_tgt_len: int = flag(150, "length of an evaluation segment", least=1, sweeps=True)
+    mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
+    varlen: bool = flag(False, "training segments of varying length")
+    seed: int = flag(1111, "random seed", least=0, below=2**32)
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Where a run computes."""
+
+    cuda: bool = flag(False, "run on the GPU", fixed=OF_THE_CALL)
+    multi_gpu: bool = flag(False, "use all visible GPUs, a process for each", fixed=OF_THE_CALL)
+    gpu0_bsz: int = flag(
+        -1, "sequences for the first of several processes; -1 means even", least=1, or_exactly=-1, fixed=OF_THE_CALL
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is done, and what is written down of it. Steps are optimizer updates."""
+
+    eval: bool = flag(False, "evaluate --load or --restart_dir on valid and test, then stop", fixed=OF_THE_CALL)
+    load: str = flag("", "state dict to start from, or to evaluate", fixed=OF_THE_CALL, is_place=True)
+    restart: bool = flag(
+        False, "go on with the run in --restart_dir; flags that are left out keep its values", fixed=OF_THE_CALL
+    )
+    restart_dir: str = flag("", "folder of an earlier run", fixed=OF_THE_CALL, is_place=True)
+    save_interval: int | None = flag(
         None, "steps between checkpoints (default: those between validations)", kind=int, least=1, listed=False
     )
-    max_bad_steps: int = _flag(
+    max_bad_steps: int = flag(
         10,
         "updates in a row whose loss or gradient is not finite, and which are skipped, at which the run stops",
         least=1,
         listed=False,
     )
-    sweep: str = _flag(
+    sweep: str = flag(
         "",
         'with --eval: evaluate all combinations of these values, such as "f_thres=4,8,16 mem_len=0,75"',
         listed=False,
+        needs=(Need("--eval", lambda s: s.eval), Need(AN_EQUILIBRIUM, lambda s: not s.evaluates_shallow)),
+        fixed=OF_THE_CALL,
     )
-    spectral_radius: bool = _flag(
+    spectral_radius: bool = flag(
         False,
         "evaluations estimate the spectral radius of the equilibrium's Jacobian too, on 10 segments",
         listed=False,
+        needs=(Need(AN_EQUILIBRIUM, lambda s: not (s.eval and s.evaluates_shallow)),),
     )
-    max_eval_steps: int = _flag(-1, "segments of an evaluation; -1 means all", least=1, besides=-1)
-    log_interval: int = _flag(200, "steps between log lines", least=1, spelling="--log-interval")
-    eval_interval: int = _flag(4000, "steps between validations", least=1, spelling="--eval-interval")
-    work_dir: str = _flag("LM-TFM", "runs go to <work_dir>deq-<dataset>/<timestamp or name>")
-    name: str = _flag(NO_NAME, f"name of the run; {NO_NAME} means a timestamp")
-    debug: bool = _flag(False, "write nothing to disk but the cache of the encoded corpus")
-
-    def shared_with(self, kind: type) -> dict[str, Any]:
-        """The settings that another dataclass has under the same names."""
-        own = vars(self)
-        return {field.name: own[field.name] for field in dataclasses.fields(kind) if field.name in own}
+    max_eval_steps: int = flag(-1, "segments of an evaluation; -1 means all", least=1, or_exactly=-1)
+    log_interval: int = flag(200, "steps between log lines", least=1, spelling="--log-interval")
+    eval_interval: int = flag(4000, "steps between validations", least=1, spelling="--eval-interval")
+    work_dir: str = flag("LM-TFM", "runs go to <work_dir>deq-<dataset>/<timestamp or name>", fixed=IN_ITS_FOLDER)
+    name: str = flag(NO_NAME, f"name of the run; {NO_NAME} means a timestamp", fixed=IN_ITS_FOLDER)
+    debug: bool = flag(False, "write nothing to disk but the cache of the encoded corpus", fixed=OF_THE_CALL)
 
     @property
     def steps_between_saves(self) -> int:
         """Steps between checkpoints."""
         return self.save_interval or self.eval_interval
 
-    def shallow_layers(self, step: int) -> int | None:
-        """Applications of the cell in training step number `step`; None means the equilibrium."""
-        return self.n_layer if 0 <= step < self.pretrain_steps else None
-
-    def eval_layers(self) -> int | None:
-        """Applications of the cell with --eval; None means the equilibrium."""
-        return self.eval_n_layer if 0 <= self.start_train_steps < self.pretrain_steps else None
+    @property
+    def evaluates_shallow(self) -> bool:
+        """Whether --eval applies the cell --eval_n_layer times, and does not solve."""
+        return 0 <= self.start_train_steps < self.pretrain_steps
 
 
-def flags_of(settings: type[Settings] | Settings) -> dict[str, Flag]:
-    """Setting name -> its flag, in the order of declaration."""
-    return {field.name: field.metadata["flag"] for field in dataclasses.fields(settings)}
+# The first class's fields come last: a dataclass begins with those of its last base.
+BEHIND_THE_MODEL = (RunSettings, DeviceSettings, OptimisationSettings, EquilibriumSettings)
+BEFORE_THE_MODEL = (ShallowSettings, DataSettings)
+
+
+@dataclass(frozen=True)
+class Settings(*BEHIND_THE_MODEL, *BEFORE_THE_MODEL):
+    """The resolved settings of a run, without a model's own."""
+
+
+def settings_class(model_flags: type) -> type[Settings]:
+    """The settings of a program: the shared ones, with a model's in their midst."""
+    bases = (*BEHIND_THE_MODEL, model_flags, *BEFORE_THE_MODEL)
+    return dataclasses.make_dataclass("Settings", (), bases=bases, frozen=True)
+
+
+def shared_with(settings: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The settings of these names, where there are such."""
+    own = vars(settings)
+    return {name: own[name] for name in names if name in own}

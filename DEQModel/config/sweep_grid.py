@@ -1,28 +1,14 @@
 """The text of --sweep, "f_thres=4,8 mem_len=0,75", as a grid of settings."""
 
-import dataclasses
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from config.settings import Settings, flags_of
 from system.errors import UserError
-
-# What a finished model may be evaluated with; all else belongs to its weights or to its training.
-SWEEPABLE = (
-    "f_thres",
-    "f_eps",
-    "solver",
-    "stop_mode",
-    "stop_scope",
-    "f_history",
-    "anderson_ridge",
-    "mem_len",
-    "local_size",
-    "eval_tgt_len",
-)
+from system.flag import Flag
 
 
-def grid(text: str) -> list[dict[str, Any]]:
+def grid(text: str, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All combinations of the values, the last setting's changing fastest; none for an empty text.
 
     Raises:
@@ -34,17 +20,17 @@ def grid(text: str) -> list[dict[str, Any]]:
         name, equals, values = part.partition("=")
         if not (equals and values):
             raise UserError(f"--sweep has {part!r}: write settings and values as in f_thres=4,8 mem_len=0,75")
-        if name not in SWEEPABLE:
-            raise UserError(f"--sweep cannot change {name!r}: choose from {', '.join(SWEEPABLE)}")
+        if name not in flags or not flags[name].sweeps:
+            # all else belongs to a model's weights or to its training
+            choices = ", ".join(name for name, flag in flags.items() if flag.sweeps)
+            raise UserError(f"--sweep cannot change {name!r}: choose from {choices}")
         if name in axes:
             raise UserError(f"--sweep names {name} twice: put all its values after one equals sign")
-        axes[name] = [_value(name, value) for value in values.split(",")]
+        axes[name] = [_value(name, value, flags[name], defaults[name]) for value in values.split(",")]
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes else []
 
 
-def _value(name: str, text: str) -> Any:
-    flag = flags_of(Settings)[name]
-    (default,) = (field.default for field in dataclasses.fields(Settings) if field.name == name)
+def _value(name: str, text: str, flag: Flag, default: Any) -> Any:
     kind = flag.kind or type(default)
     try:
         value = kind(text)

@@ -3,8 +3,9 @@
 Shapes: N tokens of a split, B sequences, T = N // B tokens of each, L tokens of a segment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,8 @@ class OrderedBatches:
         ValueError: rows that are not in the batch.
     """
 
+    ENTRIES = ("lengths",)  # of a checkpoint
+
     def __init__(
         self,
         ids: np.ndarray,
@@ -108,10 +111,11 @@ class OrderedBatches:
         """The same segments of these rows of the whole batch; nothing is copied."""
         return OrderedBatches(self.ids, self.batch_size, self.tgt_len, rows=rows, device=self.stream.device)
 
-    def lengths_state(self) -> None:
-        """The lengths to come depend on nothing."""
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: the lengths to come depend on nothing."""
+        return {"lengths": None}
 
-    def restore_lengths(self, state: LengthsState | None) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to do: the lengths are what they are."""
 
     def __len__(self) -> int:
@@ -144,6 +148,8 @@ class VariableLengthBatches:
         ValueError: rows that are not in the batch.
     """
 
+    ENTRIES = ("lengths",)  # of a checkpoint
+
     def __init__(
         self,
         ids: np.ndarray,
@@ -159,15 +165,16 @@ class VariableLengthBatches:
         self.stream = _Stream(ids, batch_size, 3, rows, device, text, remedy)
         self.batch_size, self.tgt_len, self.rng = batch_size, tgt_len, rng
 
-    def lengths_state(self) -> LengthsState:
-        """What the lengths to come depend on, in plain values."""
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: what the lengths to come depend on, in plain values."""
         _, keys, position, has_normal, normal = self.rng.get_state()
-        return tuple(keys.tolist()), int(position), int(has_normal), float(normal)
+        lengths: LengthsState = (tuple(keys.tolist()), int(position), int(has_normal), float(normal))
+        return {"lengths": lengths}
 
-    def restore_lengths(self, state: LengthsState | None) -> None:
-        """Draw the lengths that followed when `lengths_state` gave this; the generator's own where it is None."""
-        if state is not None:
-            keys, *rest = state
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Draw the lengths that followed when `state()` gave this; the generator's own where they did not vary."""
+        if state["lengths"] is not None:
+            keys, *rest = state["lengths"]
             self.rng.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
 
     def __iter__(self) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 Shapes: L tokens of a segment, B sequences of a batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -23,13 +23,15 @@ class TrainingSegment(Segment, Protocol):
 
 
 class TrainingBatches(Protocol):
-    """This process's rows of the training text."""
+    """This process's rows of the training text; part of a run's state."""
+
+    ENTRIES: tuple[str, ...]
 
     def from_position(self, start: int) -> Iterator[TrainingSegment]:
         """The segments of an epoch from a position on."""
 
-    def lengths_state(self) -> tuple[Any, ...] | None:
-        """Of the generator of their lengths; None where there is none."""
+    def state(self) -> Mapping[str, Any]:
+        """Of the generator of their lengths, where there is one: entries of a checkpoint."""
 
-    def restore_lengths(self, state: tuple[Any, ...] | None) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with the generator in that state."""

@@ -9,7 +9,7 @@ from modules.report import REASONS, SolveReport
 from modules.tracker import TINY
 
 
-def united(parts: Sequence[SolveReport]) -> SolveReport:
+def whole_solve(parts: Sequence[SolveReport]) -> SolveReport:
     """The report of a whole solve, from those of its parts in the order of their sequences; without the traces.
 
     With the stop scope "batch" the parts have stopped together, and each knows the whole's figures.

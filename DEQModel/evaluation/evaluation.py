@@ -1,21 +1,26 @@
-"""Perplexity of a model on a split, with all that the number depends on, and that of a unigram model."""
+"""Perplexity of a model on a split."""
 
+import copy
 import dataclasses
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
+from config.depth import reported_options
 from config.settings import Settings
 from data.segments import Segment
-from evaluation.divided_solves import united
-from evaluation.solve_statistics import SolveStatistics, in_figures, in_words
+from evaluation.divided_solves import whole_solve
+from evaluation.report import EvaluationReport, SpectralRadius, bar_text
+from evaluation.solve_statistics import SolveStatistics, SolveSummary
+from models.protocol import LanguageModel
+from modules.depth import Applications, Depth
+from modules.deq import DEQModule
+from modules.jacobian import spectral_radius
 from modules.report import SolveReport
 from system.distributed import World
 from system.out_of_memory import enough_memory
@@ -25,147 +30,13 @@ EVAL_ROWS = 4  # rows in which a split is read; the perplexity depends on it thr
 RADIUS_SEGMENTS = 10  # segments, spread evenly, of an estimate of the spectral radius
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss in nats per token); infinite where that is too large for a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-@dataclass(frozen=True)
-class SpectralRadius:
-    """Spectral radius of ∂f/∂z at the equilibrium, over the sequences of some segments."""
-
-    mean: float
-    max: float
-    n_sequences: int
-    n_segments: int
-
-    @classmethod
-    def over(cls, segments: Sequence[Tensor]) -> "SpectralRadius":
-        """From the estimates (B,) of each segment."""
-        every = torch.cat(list(segments))
-        return cls(float(every.mean()), float(every.max()), len(every), len(segments))
-
-    def __str__(self) -> str:
-        return (
-            f"spectral radius of the Jacobian: mean {self.mean:.3f}, max {self.max:.3f} over {self.n_sequences} "
-            f"sequences of {self.n_segments} segments"
-        )
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """A split's loss and everything that the number depends on.
-
-    Attributes:
-        split: valid or test.
-        loss: mean nll, nats per token.
-        n_tokens: tokens scored: all but the first of each row.
-        n_segments: segments read, each of `segment` tokens in `rows` rows.
-        memory: length of the memory.
-        shallow: applications of the cell, None for an equilibrium.
-        solver, history, ridge, threshold, eps, stop_mode, stop_scope: of the forward solve.
-        steps, evaluations, residual: means over the solves, None where shallow.
-        unconverged: share of the sequences whose own residual stayed above eps, over all solves; None where shallow.
-        radius: of ∂f/∂z, where it was asked for.
-        stopped: reason -> share of the solves.
-        seconds: time taken, the spectral radius apart.
-    """
-
-    split: str
-    loss: float
-    n_tokens: int
-    n_segments: int
-    rows: int
-    segment: int
-    memory: int
-    shallow: int | None
-    solver: str
-    history: int | None
-    ridge: float | None
-    threshold: int
-    eps: float
-    stop_mode: str
-    stop_scope: str
-    steps: float | None
-    evaluations: float | None
-    residual: float | None
-    unconverged: float | None
-    stopped: dict[str, float]
-    radius: SpectralRadius | None
-    seconds: float
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "EvaluationReport":
-        """From `dataclasses.asdict`."""
-        radius = values["radius"]
-        return cls(**{**values, "radius": radius and SpectralRadius(**radius)})
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss)."""
-        return perplexity(self.loss)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens scored per second."""
-        return self.n_tokens / max(self.seconds, 1e-9)
-
-    def scalars(self) -> dict[str, float]:
-        """The numbers that change from one validation to the next, by the names of their curves."""
-        values = {
-            "loss": self.loss,
-            "perplexity": self.perplexity,
-            "tokens_per_second": self.tokens_per_second,
-            "steps": self.steps,
-            "evaluations": self.evaluations,
-            "residual": self.residual,
-            "unconverged_sequences": self.unconverged,
-            "spectral_radius/mean": self.radius and self.radius.mean,
-            "spectral_radius/max": self.radius and self.radius.max,
-            **{f"stopped/{reason}": share for reason, share in self.stopped.items()},
-        }
-        return {f"{self.split}/{name}": value for name, value in values.items() if value is not None}
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it, for a file."""
-        derived = {"perplexity": self.perplexity, "tokens_per_second": self.tokens_per_second}
-        return {**dataclasses.asdict(self), **derived}
-
-    def __str__(self) -> str:
-        bits = self.loss / math.log(2)
-        lines = [
-            f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) per token",
-            f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "
-            f"memory {self.memory}",
-            self._how_solved(),
-            *([str(self.radius)] if self.radius else []),
-            f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
-        ]
-        return "\n    ".join(lines)
-
-    def _how_solved(self) -> str:
-        if self.shallow is not None:
-            return f"shallow: {self.shallow} applications of the cell"
-        history = "" if self.history is None else f", history {self.history}"
-        ridge = "" if self.ridge is None else f", ridge {self.ridge:g}"
-        return (
-            f"{self.solver}{history}{ridge}, threshold {self.threshold}, eps {self.eps:g}, stop mode "
-            f"{self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
-            f"{self.evaluations:.1f} evaluations, residual {in_figures(self.residual, digits=2)}; stopped: "
-            f"{in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
-        )
-
-
 def evaluate(
-    model: nn.Module,
+    model: LanguageModel,
     batches: Collection[Segment],
     split: str,
     settings: Settings,
+    depth: Depth,
     *,
-    n_layer: int | None,
     world: World | None = None,
 ) -> EvaluationReport:
     """Loss of `model` on a split: Σ nll / number of targets, segment after segment with the memory carried over.
@@ -174,14 +45,12 @@ def evaluate(
     the report that one would.
 
     Args:
-        model: called as model(tokens, targets, memory, n_layer=…), giving `nll` (L, B), `memory` and `solve`; with
-            a method `spectral_radius(tokens, memory)` where the settings ask for that. Several processes use its
-            `with_settings`.
+        model: the language model.
         batches: the split's segments in order, each with `tokens` and `targets` (L, B). Several processes use its
             `batch_size` and `only`.
         split: its name, for the report.
         settings: `max_eval_steps` limits the segments, `spectral_radius` adds that; the rest goes into the report.
-        n_layer: applications of the cell; None for the equilibrium.
+        depth: how deep the model goes; the solves that `settings` tell of, or plain applications.
         world: the processes, all of which must call this; None for one.
 
     Returns:
@@ -197,13 +66,22 @@ def evaluate(
         team = world.part(min(world.size, rows))
     if team is not None:
         if world.size > 1:
-            model = model.with_settings(batch_sum=team.sum)  # solves stop as they would in one process
+            depth = _of_parts(depth, team)
             batches = batches.only(team.rows(rows))
         with enough_memory(f"the evaluation on {split}", "lower --eval_tgt_len or --mem_len"):
-            sums = _read(model, batches, split, settings, n_layer, hidden=not team.is_first)
+            sums = _read(model, batches, split, settings, depth, hidden=not team.is_first)
         if parts := team.gather(sums):
-            report = _report(parts, split, settings, n_layer)
+            report = _report(parts, split, settings, depth)
     return world.of_first(report)
+
+
+def _of_parts(depth: Depth, team: World) -> Depth:
+    """The same where each process has some of the rows: its solves stop as they would in one process."""
+    if not isinstance(depth, DEQModule):
+        return depth
+    divided = copy.copy(depth)
+    divided.batch_sum = team.sum
+    return divided
 
 
 @dataclass
@@ -220,17 +98,17 @@ class _Sums:
 
 @torch.no_grad()
 def _read(
-    model: nn.Module,
+    model: LanguageModel,
     batches: Collection[Segment],
     split: str,
     settings: Settings,
-    n_layer: int | None,
+    depth: Depth,
     *,
     hidden: bool,
 ) -> _Sums:
     """Reads the segments; `hidden` without a progress bar."""
     n_segments = len(batches) if settings.max_eval_steps < 0 else min(len(batches), settings.max_eval_steps)
-    with_radius = _spread(n_segments) if settings.spectral_radius and n_layer is None else set()
+    with_radius = _spread(n_segments) if settings.spectral_radius and not isinstance(depth, Applications) else set()
     was_training = model.training
     model.eval()
     sums, memory, solves, start = _Sums(n_segments), None, SolveStatistics(), time.perf_counter()
@@ -238,9 +116,10 @@ def _read(
         for i, batch in enumerate(islice(batches, n_segments)):
             if i in with_radius:
                 paused = time.perf_counter()
-                sums.radii.append(model.spectral_radius(batch.tokens, memory).cpu())
+                f, z0 = model.problem(batch.tokens, memory)
+                sums.radii.append(spectral_radius(f, depth(f, z0)[0]).cpu())
                 start += time.perf_counter() - paused
-            output = model(batch.tokens, batch.targets, memory, n_layer=n_layer)
+            output = model(batch.tokens, batch.targets, memory, depth)
             memory = output.memory
             sums.nll = sums.nll + output.nll.sum(0, dtype=torch.float64)
             sums.n_tokens += batch.targets.numel()
@@ -256,24 +135,26 @@ def _read(
     return sums
 
 
-def _report(parts: Sequence[_Sums], split: str, settings: Settings, n_layer: int | None) -> EvaluationReport:
+def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth) -> EvaluationReport:
     """Of all rows, from what was found out of some by each process, in their order."""
     nll = torch.cat([part.nll for part in parts])  # (B,)
     n_tokens = sum(part.n_tokens for part in parts)
     radii = [torch.cat(segment) for segment in zip(*(part.radii for part in parts), strict=True)]
     solves = SolveStatistics()
     for solve in zip(*(part.solves for part in parts), strict=True):
-        solves.add(united(solve))
+        solves.add(whole_solve(solve))
     return EvaluationReport(
         split=split,
         loss=math.fsum(nll.tolist()) / n_tokens,  # exactly summed, however the rows were shared out
         n_tokens=n_tokens,
         n_segments=parts[0].n_segments,
         rows=len(nll),
-        shallow=n_layer,
+        segment=settings.eval_tgt_len,
+        memory=settings.mem_len,
+        shallow=depth.n if isinstance(depth, Applications) else None,
+        solve=_summary(settings, solves) if solves.n_solves else None,
         radius=SpectralRadius.over(radii) if radii else None,
         seconds=parts[0].seconds,
-        **_lengths_and_solves(settings, solves),
     )
 
 
@@ -283,28 +164,17 @@ def _spread(n_segments: int) -> set[int]:
     return {i * n_segments // n for i in range(n)}
 
 
-def _lengths_and_solves(settings: Settings, solves: SolveStatistics) -> dict[str, Any]:
-    """The parts of a report that tell of the lengths, the solver and its solves."""
-    solved = solves.n_solves > 0
-    return {
-        "segment": settings.eval_tgt_len,
-        "memory": settings.mem_len,
-        "solver": settings.solver,
-        "history": settings.f_history,
-        "ridge": settings.anderson_ridge,
-        "threshold": settings.f_thres,
-        "eps": settings.f_eps,
-        "stop_mode": settings.stop_mode,
-        "stop_scope": settings.stop_scope,
-        "steps": solves.mean_steps if solved else None,
-        "evaluations": solves.mean_evals if solved else None,
-        "residual": solves.mean_residual if solved else None,
-        "unconverged": solves.unconverged_share if solved else None,
-        "stopped": solves.shares() if solved else {},
-    }
-
-
-def bar_text(loss: float, speed: float, **solves: SolveStatistics) -> str:
-    """Loss, perplexity, tokens per second and each kind of solves' means: a bar of 80 columns has room for it."""
-    text = f"loss {loss:.3f} ppl {perplexity(loss):.5g} {tqdm.format_sizeof(speed)} tok/s"
-    return " ".join([text, *(f"{kind} {solve.brief()}" for kind, solve in solves.items() if solve.n_solves)])
+def _summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
+    return SolveSummary(
+        solver=settings.solver,
+        options=reported_options(settings),
+        threshold=settings.f_thres,
+        eps=settings.f_eps,
+        stop_mode=settings.stop_mode,
+        stop_scope=settings.stop_scope,
+        steps=solves.mean_steps,
+        evaluations=solves.mean_evals,
+        residual=solves.mean_residual,
+        unconverged=solves.unconverged_share,
+        stopped=solves.shares(),
+    )

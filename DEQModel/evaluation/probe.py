@@ -1,11 +1,13 @@
 """How the residual falls with the evaluations of f on a fixed batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
+from config.depth import equilibrium
+from config.settings import Settings
 from data.segments import Segment
+from models.protocol import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,13 @@ class Probe:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: nn.Module, segment: Segment) -> "Probe":
-        """Solves for one segment, without a memory, with the model's solver and threshold and eps 0."""
-        eager = model.with_settings(f_eps=0.0).eval()
-        report = eager(segment.tokens, segment.targets, None).solve.forward
+    def of(cls, model: LanguageModel, segment: Segment, settings: Settings) -> "Probe":
+        """Solves for one segment, without a memory, with the settings' solver and threshold and eps 0."""
+        was_training = model.training
+        model.eval()
+        _, solve = equilibrium(replace(settings, f_eps=0.0))(*model.problem(segment.tokens, None))
+        model.train(was_training)
+        report = solve.forward
         return cls(report.stop_mode, report.rel_trace if report.stop_mode == "rel" else report.abs_trace)
 
     def __str__(self) -> str:

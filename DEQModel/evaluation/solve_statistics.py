@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modules.report import SolveReport, Termination
@@ -99,23 +100,72 @@ class SolveStatistics:
         if not self.n_solves:
             return "no solve"
         still_open = f" {self.unconverged_share:.0%} open" if self.unconverged else ""
-        return f"{self.mean_steps:.1f} to {in_figures(self.mean_residual, digits=0)}{still_open}"
+        return f"{self.mean_steps:.1f} to {residual_in_words(self.mean_residual, digits=0)}{still_open}"
 
     def __str__(self) -> str:
         if not self.n_solves:
             return "no solve"
-        residual = in_figures(self.mean_residual)
+        residual = residual_in_words(self.mean_residual)
         return (
             f"{self.mean_steps:.1f} steps, {self.mean_evals:.1f} evaluations, residual {residual} "
-            f"({in_words(self.shares())}; {self.unconverged_share:.0%} of sequences not converged)"
+            f"({shares_in_words(self.shares())}; {self.unconverged_share:.0%} of sequences not converged)"
         )
 
 
-def in_figures(residual: float, digits: int = 1) -> str:
+@dataclass(frozen=True)
+class SolveSummary:
+    """The solver of an evaluation, and what its solves came to.
+
+    Attributes:
+        solver, threshold, eps, stop_mode, stop_scope: of the forward solves.
+        options: the solvers' options, by name; None for those at their default.
+        steps, evaluations, residual: means over the solves.
+        unconverged: share of the sequences whose own residual stayed above eps, over all solves.
+        stopped: reason -> share of the solves.
+    """
+
+    solver: str
+    options: Mapping[str, Any]
+    threshold: int
+    eps: float
+    stop_mode: str
+    stop_scope: str
+    steps: float
+    evaluations: float
+    residual: float
+    unconverged: float
+    stopped: Mapping[str, float]
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that change from one evaluation to the next, by name."""
+        return {
+            "steps": self.steps,
+            "evaluations": self.evaluations,
+            "residual": self.residual,
+            "unconverged_sequences": self.unconverged,
+            **{f"stopped/{reason}": share for reason, share in self.stopped.items()},
+        }
+
+    def brief(self) -> str:
+        """Steps, residual and reasons."""
+        return f"{self.steps:.1f} steps, residual {residual_in_words(self.residual)} ({shares_in_words(self.stopped)})"
+
+    def __str__(self) -> str:
+        given = [(name, value) for name, value in self.options.items() if value is not None]
+        options = "".join(f", {name} {value:g}" for name, value in given)
+        return (
+            f"{self.solver}{options}, threshold {self.threshold}, eps {self.eps:g}, stop mode "
+            f"{self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
+            f"{self.evaluations:.1f} evaluations, residual {residual_in_words(self.residual, digits=2)}; stopped: "
+            f"{shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
+        )
+
+
+def residual_in_words(residual: float, digits: int = 1) -> str:
     """A residual; "unknown" where an iterate was never evaluated (a threshold of 0) or was not finite."""
     return f"{residual:.{digits}e}" if math.isfinite(residual) else "unknown"
 
 
-def in_words(shares: Mapping[str, float]) -> str:
+def shares_in_words(shares: Mapping[str, float]) -> str:
     """The reasons that occurred, with their shares."""
     return ", ".join(f"{share:.0%} {reason.replace('_', ' ')}" for reason, share in shares.items() if share > 0)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from evaluation.evaluation import perplexity
+from evaluation.report import perplexity
 
 COUNT_BLOCK = 1 << 22  # tokens
 

@@ -122,14 +122,16 @@ class World:
             UserError: on all of them, where some entry is not the same everywhere.
         """
         first, *others = self.gather(mine) or [mine]
-        told = [
+        differences = [
             f"{name} is {first[name]} in process 0 and {other[name]} in process {rank}"
             for rank, other in enumerate(others, start=1)
             for name in first
             if other[name] != first[name]
         ]
-        if told := self.of_first(told):
-            raise UserError(f"the processes differ: {'; '.join(told)}: give all of them the same flags and files")
+        if differences := self.of_first(differences):
+            raise UserError(
+                f"the processes differ: {'; '.join(differences)}: give all of them the same flags and files"
+            )
 
     @torch.no_grad()
     def copy_from_first(self, module: nn.Module) -> None:
@@ -166,8 +168,8 @@ def _place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     numbers = {name: environment[name] for name in NUMBERS}
     sound = all(number.isdecimal() for number in numbers.values())
     if not sound or not int(numbers["LOCAL_RANK"]) <= int(numbers["RANK"]) < int(numbers["WORLD_SIZE"]):
-        told = ", ".join(f"{name} {number!r}" for name, number in numbers.items())
-        raise UserError(f"{told} are no process's place among others: start the processes with torchrun")
+        place = ", ".join(f"{name} {number!r}" for name, number in numbers.items())
+        raise UserError(f"{place} are no process's place among others: start the processes with torchrun")
     return int(numbers["RANK"]), int(numbers["WORLD_SIZE"]), int(numbers["LOCAL_RANK"])
 
 

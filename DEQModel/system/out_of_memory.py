@@ -8,7 +8,10 @@ import torch
 
 from system.errors import UserError
 
-OUT_OF_MEMORY = re.compile("allocate|out of memory|overflow")  # in PyTorch's messages
+OUT_OF_MEMORY = re.compile(  # in messages of PyTorch that have no type of their own
+    r"DefaultCPUAllocator: |not enough memory: you tried to allocate|CUDA error: out of memory|"
+    r"CU\w+_STATUS_ALLOC_FAILED|Storage size calculation overflowed"
+)
 
 
 @contextmanager
@@ -25,7 +28,13 @@ def enough_memory(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error))
-        if not known:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{what} does not fit into the memory: {remedy}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, and not something that merely has to do with it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None

@@ -1,4 +1,4 @@
-"""What a pickle would import, read off without running it."""
+"""Names in files of pickles: what they would import, read off without running them, and how messages show it."""
 
 import io
 import os
@@ -8,6 +8,7 @@ import zipfile
 from contextlib import suppress
 
 HARMLESS = re.compile(r"torch\.(_utils\.)?\w+$|collections\.OrderedDict$")  # names in a pickle of tensors
+LONGEST_NAME = 100  # characters of a name that a message shows
 LARGEST_PICKLE = 1 << 22  # bytes that are looked at; tensors' values are elsewhere, or behind
 
 
@@ -33,3 +34,11 @@ def foreign_name(path: str | os.PathLike) -> str | None:
                 if parts and not HARMLESS.match(name := ".".join(parts)):
                     return name
     return None
+
+
+def shown(name: object) -> str:
+    """A name from a file in one line of a message."""
+    if not isinstance(name, str):
+        return f"a key of type {type(name).__name__}"
+    text = name if name.isprintable() else ascii(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}…"

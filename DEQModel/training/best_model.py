@@ -4,23 +4,34 @@ import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from evaluation.evaluation import EvaluationReport
+from evaluation.report import EvaluationReport
 from runs.experiment import WEIGHTS_FILE, Experiment
-from system.checkpoints import archive_signature, load_into, load_state_dict, save_state_dict
+from system.distributed import World
 from system.errors import UserError
+from system.state_dicts import load_into, load_state_dict, save_state_dict
+from system.tensor_files import archive_signature, check_archive
 
 
 class BestModel:
     """Keeps the weights with the lowest loss on valid, of the stage that the run is in.
 
-    They go to a file in the experiment's folder; where there is none, or it cannot be written, they wait here.
+    They go to a file in the experiment's folder; where there is none, or it cannot be written, they wait here. Part of
+    a run's state.
+
+    Args:
+        experiment: the run's record.
+        world: the processes; the first one writes.
+        max_step: number of the step at which training ends.
     """
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
+    ENTRIES = ("best", "best_file")
+
+    def __init__(self, experiment: Experiment, world: World, max_step: int):
+        self.experiment, self.world, self.max_step = experiment, world, max_step
         self.report: EvaluationReport | None = None
         self.latest: EvaluationReport | None = None  # of whatever model
         self.signature: str | None = None  # of the file, once it holds these weights
@@ -89,3 +100,32 @@ class BestModel:
                 f"the best model could not be written to {self.experiment.folder / WEIGHTS_FILE} and is lost: make "
                 "room or mend the folder, then repeat what came after the last checkpoint with --restart"
             )
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.report and self.report.state(), "best_file": self.signature}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`; where the file is not there any more the search starts again."""
+        if state["best"] is not None and self.world.of_first(self._is_there(state)):
+            self.report, self.signature = EvaluationReport.of(state["best"]), state["best_file"]
+
+    def _is_there(self, state: Mapping[str, Any]) -> bool:
+        """Whether the best model that the checkpoint knows may be looked for again at the end.
+
+        A sound file that is another was written after the checkpoint: the validation that found it will be repeated,
+        and the file written again.
+        """
+        if self.experiment.folder is None:
+            return False
+        path = self.experiment.folder / WEIGHTS_FILE
+        try:
+            check_archive(path, remedy="the search for the best model starts again")
+            signature, ended = archive_signature(path), state["step"] >= self.max_step
+            replaced = signature != state["best_file"] and ended and not state["validation_pending"]
+            if signature is None or state["best_file"] is None or replaced:
+                raise UserError(f"{path} does not hold the best model: the search for it starts again")
+        except UserError as error:
+            self.experiment.log(f"warning: {error}")
+            return False
+        return True

@@ -1,6 +1,7 @@
 """When, and how heavily, an update is charged for the size of the equilibrium's Jacobian."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,14 +10,21 @@ from config.settings import Settings
 INCREMENT = 0.1  # of the weight
 
 
+class Charge(NamedTuple):
+    """The penalty of one update."""
+
+    weight: float
+    samples: int  # vectors v to draw
+
+
 @dataclass(frozen=True)
 class JacobianPenalty:
     """loss + weight · ‖vᵀ ∂f/∂z‖² / entries, in a share of the updates.
 
     Attributes:
-        weight: at step 0; 0 for no penalty at all.
+        weight: at step 0, with 0.1 more after each interval; 0 for no penalty at all.
         frequency: probability that an update has the penalty.
-        interval: steps after which the weight rises by 0.1; 0 for never.
+        interval: steps; 0 for a weight that stays.
         samples: random vectors v.
         seed: of the draws. Whether a step has the penalty depends on it and on the step's number alone, so that
             nothing else that draws random numbers shifts it.
@@ -41,12 +49,8 @@ class JacobianPenalty:
             settings.seed,
         )
 
-    def samples_at(self, step: int) -> int:
-        """Vectors to draw in the equilibrium's update number `step`; 0 where that goes without the penalty."""
+    def at(self, step: int) -> Charge | None:
+        """What the equilibrium's update number `step` is charged; None where it goes without the penalty."""
         if self.weight == 0 or np.random.default_rng((self.seed, step)).random() >= self.frequency:
-            return 0
-        return self.samples
-
-    def weight_at(self, step: int) -> float:
-        """weight + 0.1 · ⌊step / interval⌋."""
-        return self.weight + INCREMENT * (step // self.interval if self.interval else 0)
+            return None
+        return Charge(self.weight + INCREMENT * (step // self.interval if self.interval else 0), self.samples)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from config.flags import PROGRAM
 from runs.experiment import Experiment
 from system.distributed import World
 from training.checkpoint import CHECKPOINT_FILE
@@ -20,20 +19,20 @@ def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping
     scores = " and ".join(f"perplexity {score:.3f} on {split}" for split, score in unigram.items())
     return (
         f"{n_words:,} words, {n_tokens:,} tokens for training, {size:,} parameters, on "
-        f"{trainer.device}{in_words(trainer.world)}\nfor comparison, a unigram model scores {scores}"
+        f"{trainer.device}{number_of_processes(trainer.world)}\nfor comparison, a unigram model scores {scores}"
     )
 
 
-def in_words(world: World) -> str:
+def number_of_processes(world: World) -> str:
     """How many processes there are, where there are several."""
     return f" in {world.size} processes" if world.size > 1 else ""
 
 
-def how_to_go_on(experiment: Experiment) -> str:
+def how_to_go_on(experiment: Experiment, program: str) -> str:
     """The flags that resume a run, once it has a checkpoint."""
     if experiment.folder is None or not (experiment.folder / CHECKPOINT_FILE).exists():
         return "no checkpoint has been written"
-    return f"to go on: {PROGRAM} --restart --restart_dir {shlex.quote(str(experiment.folder))}"
+    return f"to go on: {program} --restart --restart_dir {shlex.quote(str(experiment.folder))}"
 
 
 def where(experiment: Experiment) -> str:

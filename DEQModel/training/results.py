@@ -2,31 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from evaluation.evaluation import EvaluationReport
-from evaluation.solve_statistics import in_figures, in_words
-
-
-@dataclass(frozen=True)
-class TrainingTotals:
-    """What the updates took, validations apart; how many were skipped, and how many backward solves failed."""
-
-    updates: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    failed_backward_solves: int = 0
-    skipped_updates: int = 0
-
-    def plus(self, **more: float) -> "TrainingTotals":
-        """With these added."""
-        return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens trained on per second."""
-        return self.tokens / max(self.seconds, 1e-9)
+from evaluation.report import EvaluationReport
+from training.telemetry import TrainingTotals
 
 
 @dataclass(frozen=True)
@@ -86,4 +66,4 @@ class RunResults:
     def _solves(self) -> str:
         if self.test.shallow is not None:
             return f"none: {self.test.shallow} applications of the cell"
-        return f"{self.test.steps:.1f} steps, residual {in_figures(self.test.residual)} ({in_words(self.test.stopped)})"
+        return self.test.solve.brief()

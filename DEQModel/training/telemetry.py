@@ -1,16 +1,17 @@
-"""What happened since the last log line, and how it is told."""
+"""What the updates came to: since the last log line, and in the whole run."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.evaluation import bar_text, perplexity
-from evaluation.solve_statistics import SolveStatistics, in_words
+from evaluation.report import bar_text, perplexity
+from evaluation.solve_statistics import SolveStatistics, shares_in_words
+from training.update import Update
 
 
 @dataclass
-class Window:
+class SinceLastLog:
     """Sums over the updates since the last log line, and the last one's learning rate.
 
     The sums are over updates that were made; the skipped ones are counted apart.
@@ -28,17 +29,30 @@ class Window:
     forward: SolveStatistics = field(default_factory=SolveStatistics)
     backward: SolveStatistics = field(default_factory=SolveStatistics)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing happened."""
-        return self.updates + self.skipped == 0
+    def add(self, update: Update, *, tokens: int, seconds: float, lr: float) -> None:
+        """Take in an update, of all processes' tokens."""
+        self.lr = lr
+        self.seconds += seconds
+        for solve in update.solves:
+            self.forward.add(solve.forward)
+            self.backward.add(solve.backward)
+        if not update.is_sound:
+            self.skipped += 1
+            return
+        self.updates += 1
+        self.tokens += tokens
+        self.nll += update.loss * tokens
+        self.norms += update.norm
+        if update.jacobian_loss is not None:
+            self.penalised += 1
+            self.jacobian_loss += update.jacobian_loss
 
     def as_dict(self) -> dict[str, Any]:
         """The sums as plain values, for a file."""
         return {**vars(self), "forward": self.forward.as_dict(), "backward": self.backward.as_dict()}
 
     @classmethod
-    def of(cls, sums: Mapping[str, Any]) -> "Window":
+    def of(cls, sums: Mapping[str, Any]) -> "SinceLastLog":
         """From `as_dict`."""
         solves = {kind: SolveStatistics.of(sums[kind]) for kind in ("forward", "backward")}
         return cls(**{**sums, **solves})
@@ -83,8 +97,9 @@ class Window:
         if not solves.n_failed:
             return None
         return (
-            f"warning: {solves.n_failed} of {solves.n_solves} backward solves failed ({in_words(solves.shares())}; "
-            f"mean residual {solves.mean_residual:.1e}), so that their updates followed no true gradient: raise "
+            f"warning: {solves.n_failed} of {solves.n_solves} backward solves failed "
+            f"({shares_in_words(solves.shares())}; mean residual "
+            f"{solves.mean_residual:.1e}), so that their updates followed no true gradient: raise "
             "--b_thres, lower --lr or pass --jac_loss_weight"
         )
 
@@ -105,3 +120,52 @@ class Window:
             if solves.n_solves:
                 parts.append(f"{name} {solves}")
         return " | ".join(parts)
+
+
+@dataclass(frozen=True)
+class TrainingTotals:
+    """What the updates took, validations apart; how many were skipped, and how many backward solves failed."""
+
+    updates: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    failed_backward_solves: int = 0
+    skipped_updates: int = 0
+
+    def plus(self, **more: float) -> "TrainingTotals":
+        """With these added."""
+        return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on per second."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+class Telemetry:
+    """Sums over the updates, for log lines, curves and results; part of a run's state."""
+
+    ENTRIES = ("window", "totals")
+
+    def __init__(self) -> None:
+        self.recent, self.totals = SinceLastLog(), TrainingTotals()
+
+    def add(self, update: Update, *, tokens: int, seconds: float, lr: float) -> None:
+        """Take in an update, of all processes' tokens."""
+        self.recent.add(update, tokens=tokens, seconds=seconds, lr=lr)
+        skipped = int(not update.is_sound)
+        self.totals = self.totals.plus(updates=1, seconds=seconds, tokens=tokens, skipped_updates=skipped)
+
+    def taken(self) -> SinceLastLog:
+        """What happened since the last log line, which begins anew."""
+        recent, self.recent = self.recent, SinceLastLog()
+        self.totals = self.totals.plus(failed_backward_solves=recent.backward.n_failed)
+        return recent
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"window": self.recent.as_dict(), "totals": vars(self.totals)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.recent, self.totals = SinceLastLog.of(state["window"]), TrainingTotals(**state["totals"])

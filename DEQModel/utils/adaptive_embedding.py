@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from system.errors import UserError
-
 INIT_STD = 0.01
 
 
@@ -25,21 +23,21 @@ def check_bins(n_token: int, cutoffs: Sequence[int], d_embed: int, div_val: int)
         div_val: bin i's vectors have width d_embed // div_val**i.
 
     Raises:
-        UserError: naming --cutoffs, --d_embed or --div_val, the value and what to pass.
+        ValueError: naming the setting, its value and what to pass.
     """
     shown = " ".join(map(str, cutoffs))
     if d_embed < 1:
-        raise UserError(f"--d_embed is {d_embed}: pass a width of at least 1")
+        raise ValueError(f"`d_embed` is {d_embed}: pass a width of at least 1")
     if div_val < 1:
-        raise UserError(f"--div_val is {div_val}: pass 1 for vectors of one width, or more to narrow rare words'")
+        raise ValueError(f"`div_val` is {div_val}: pass 1 for vectors of one width, or more to narrow rare words'")
     if any(low >= high for low, high in zip((0, *cutoffs), cutoffs, strict=False)):
-        raise UserError(f"--cutoffs are {shown}: pass positive numbers that rise")
+        raise ValueError(f"`cutoffs` are {shown}: pass positive numbers that rise")
     if cutoffs and cutoffs[-1] >= n_token:
-        raise UserError(f"--cutoffs are {shown}, but the vocabulary has {n_token} words: pass only smaller numbers")
+        raise ValueError(f"`cutoffs` are {shown}, but the vocabulary has {n_token} words: pass only smaller numbers")
     if d_embed // div_val ** len(cutoffs) == 0:
-        raise UserError(
-            f"--div_val is {div_val}: with --d_embed {d_embed} and {len(cutoffs)} --cutoffs ({shown}) the vectors of "
-            "the last bin have width 0: pass a smaller --div_val, fewer --cutoffs or a larger --d_embed"
+        raise ValueError(
+            f"`div_val` is {div_val}: with `d_embed` {d_embed} and {len(cutoffs)} `cutoffs` ({shown}) the vectors of "
+            "the last bin have width 0: pass a smaller `div_val`, fewer `cutoffs` or a larger `d_embed`"
         )
 
 
@@ -75,7 +73,7 @@ class AdaptiveEmbedding(nn.Module):
         div_val: factor by which the vectors narrow from bin to bin.
 
     Raises:
-        UserError: for bins that `check_bins` refuses.
+        ValueError: for bins that `check_bins` refuses.
     """
 
     cutoffs: Tensor

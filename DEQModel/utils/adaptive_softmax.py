@@ -39,7 +39,7 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         div_val: factor by which the bins narrow.
 
     Raises:
-        UserError: for bins that `check_bins` refuses.
+        ValueError: for bins that `check_bins` refuses.
     """
 
     edges: Tensor
@@ -82,6 +82,10 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
                 _share_weight(projection, embedding.emb_projs[min(i, len(embedding.emb_projs) - 1)])
 
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """`nll`."""
+        return self.nll(hidden, targets)
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p(targets | hidden), in the order of the tokens.
 
         Args:

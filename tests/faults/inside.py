@@ -10,23 +10,24 @@ from collections.abc import Callable, Mapping
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
-import data.corpus
-import train_transformer
+from data import corpus
 from runs.experiment import Experiment
 from system import atomic_file
 from system.signals import Signals
+from training import recipe
 from training.best_model import BestModel
 from training.trainer import Trainer
+from training.update import Update
 
 # Where a signal may come, at any call that Python makes.
 PLACES: Mapping[str, tuple[Any, str]] = {
     "a save": (Trainer, "save"),
     "keeping the best model": (BestModel, "consider"),
     "a validation": (Trainer, "validate"),
-    "the final test": (train_transformer, "evaluate"),
-    "encoding the corpus": (data.corpus, "cached_corpus"),
-    "opening the run's folder": (train_transformer, "open_experiment"),
-    "resuming": (train_transformer, "resume"),
+    "the final test": (recipe, "evaluate"),
+    "encoding the corpus": (corpus, "cached_corpus"),
+    "opening the run's folder": (recipe, "open_experiment"),
+    "resuming": (Trainer, "resume"),
     "writing the results": (Experiment, "results"),
 }
 
@@ -126,9 +127,9 @@ class AtSteps:
     def __call__(self) -> None:
         update = Trainer.update
 
-        def disturbed(trainer: Trainer, batch: Any) -> tuple[float, float]:
-            self.actions.get(trainer.step + 1, lambda: None)()
-            return update(trainer, batch)
+        def disturbed(trainer: Trainer, *given: Any) -> Update:
+            self.actions.get(trainer.progress.step + 1, lambda: None)()
+            return update(trainer, *given)
 
         Trainer.update = disturbed
 
@@ -168,4 +169,4 @@ def marks() -> None:
     marked(Signals, "__enter__", after=lambda: ON)
     marked(Signals, "__exit__", before=lambda *_: OFF)
     marked(Signals, "_note", before=lambda number, _: noted(number))
-    marked(Trainer, "update", before=lambda _: UPDATE)
+    marked(Trainer, "update", before=lambda *_: UPDATE)

@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import train_transformer
+from training import recipe
 
 PATIENCE = 60.0  # seconds; who takes longer hangs
 ERROR = "train_transformer.py: error: "
@@ -126,7 +128,7 @@ def _live(words: Sequence[str], files: Sequence[Path], inside: Sequence[Preparat
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
         for number in ANSWERED:
             signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-        train_transformer.run = _open_to_signals(train_transformer.run)
+        recipe.run = _open_to_signals(recipe.run)
         faulthandler.enable()
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", ResourceWarning)  # an interrupt may come just when a file has been opened
@@ -140,14 +142,14 @@ def _live(words: Sequence[str], files: Sequence[Path], inside: Sequence[Preparat
         os._exit(status)
 
 
-def _open_to_signals(run: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
+def _open_to_signals(run: Callable[..., int]) -> Callable[..., int]:
     """Signals that come before wait until the script can answer; those that come after have come too late."""
 
     @functools.wraps(run)
-    def inside(words: Sequence[str]) -> int:
+    def inside(*given: Any) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ANSWERED)
         try:
-            return run(words)
+            return run(*given)
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED)
 

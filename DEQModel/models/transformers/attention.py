@@ -7,48 +7,40 @@ of width E. Channel index = head·E + e.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.protocol import Context, batched
 from modules.optimizations import NormalizableLinear, variational_mask
 
 
 @dataclass(frozen=True)
-class AttentionContext:
+class AttentionContext(Context):
     """All that attention needs beside z, computed once per solve."""
 
     weight_qkv: Tensor  # (3D, D)
-    injection: Tensor  # (B·L, 3D) of the current positions; its q third includes r_r_bias
+    injection: Tensor = batched(0)  # (B, L, 3D) of the current positions; its q third includes r_r_bias
     bias_difference: Tensor  # (H, 1, E), r_w_bias - r_r_bias
-    memory_keys: Tensor  # (H, B, M, E)
-    memory_values: Tensor  # (H, B, M, E)
+    memory_keys: Tensor = batched(1)  # (H, B, M, E)
+    memory_values: Tensor = batched(1)  # (H, B, M, E)
     position_keys: Tensor  # (H, E, K + 1), R and a column of padding for the relative shift
     visibility: Tensor  # (L, K), 0 where a query sees a key, -inf where not
     weight_out: Tensor  # (D, D)
     bias_out: Tensor  # (D,)
-    attention_mask: Tensor | None  # (H·B, L, K), dropout of attention weights
-    output_mask: Tensor | None  # (B, 1, D), dropout of the output
+    attention_mask: Tensor | None = batched(1)  # (H, B, L, K), dropout of attention weights
+    output_mask: Tensor | None = batched(0)  # (B, 1, D), dropout of the output
 
-    def select(self, rows: Tensor) -> AttentionContext:
-        """The context of these sequences (b,) alone."""
-        n_batch = self.memory_keys.shape[1]
-        return dataclasses.replace(
-            self,
-            injection=self.injection.unflatten(0, (n_batch, -1))[rows].flatten(0, 1),
-            memory_keys=self.memory_keys[:, rows],
-            memory_values=self.memory_values[:, rows],
-            attention_mask=(
-                None
-                if self.attention_mask is None
-                else self.attention_mask.unflatten(0, (-1, n_batch))[:, rows].flatten(0, 1)
-            ),
-            output_mask=None if self.output_mask is None else self.output_mask[rows],
-        )
+
+class Positions(NamedTuple):
+    """What attention needs to know of the keys' places."""
+
+    embedding: Tensor  # (K, D) in the order of the keys
+    visibility: Tensor  # (L, K), 0 where a query sees a key, -inf where not
 
 
 def visibility(n_query: int, n_memory: int, local_size: int, like: Tensor) -> Tensor:
@@ -69,30 +61,27 @@ class RelativeAttention(nn.Module):
         dropout: rate for the output, one mask per sequence and channel.
         dropatt: rate for the attention weights.
         wnorm: weight normalisation of the three linear maps.
-        local_size: horizon S: a query sees the last S keys up to itself; 0 means all.
 
     Source: Dai et al., Transformer-XL, arXiv 1901.02860, section 3.3; the injection: arXiv 1909.01377, section 4.
     """
 
-    def __init__(
-        self, d_model: int, n_head: int, d_head: int, *, dropout: float, dropatt: float, wnorm: bool, local_size: int
-    ):
+    def __init__(self, d_model: int, n_head: int, d_head: int, *, dropout: float, dropatt: float, wnorm: bool):
         super().__init__()
-        self.n_head, self.d_head = n_head, d_head
-        self.dropout, self.dropatt, self.local_size = dropout, dropatt, local_size
+        self.d_model, self.n_head, self.d_head = d_model, n_head, d_head
+        self.dropout, self.dropatt = dropout, dropatt
         self.qkv_net = NormalizableLinear(d_model, 3 * d_model, bias=False, wnorm=wnorm, kernel_dims=1)
         self.r_net = NormalizableLinear(d_model, d_model, bias=False, wnorm=wnorm, kernel_dims=1)
         self.o_net = NormalizableLinear(d_model, d_model, bias=True, wnorm=wnorm, kernel_dims=1)
         self.r_w_bias = nn.Parameter(torch.zeros(n_head, d_head))
         self.r_r_bias = nn.Parameter(torch.zeros(n_head, d_head))
 
-    def context(self, memory: Tensor, injection: Tensor, positions: Tensor) -> AttentionContext:
+    def context(self, memory: Tensor, injection: Tensor, positions: Positions) -> AttentionContext:
         """What stays fixed while z is solved for.
 
         Args:
             memory: the memory's states (B, M, D).
             injection: u over memory and current positions (B, K, 3D).
-            positions: positional embedding (K, D).
+            positions: of the K keys.
         """
         n_batch, n_memory, d_model = memory.shape
         n_key = injection.shape[1]
@@ -101,17 +90,16 @@ class RelativeAttention(nn.Module):
         memory_kv = F.linear(memory, weight_qkv[d_model:]) + injection[:, :n_memory, d_model:]
         memory_kv = memory_kv.view(n_batch, n_memory, 2, self.n_head, self.d_head).permute(2, 3, 0, 1, 4)
         bias_qkv = F.pad(self.r_r_bias.flatten(), (0, 2 * d_model))
-        current = (injection[:, n_memory:] + bias_qkv).reshape(n_batch * n_query, 3 * d_model)
-        position_keys = self.r_net(positions).view(n_key, self.n_head, self.d_head).permute(1, 2, 0)
-        attention_shape = (self.n_head * n_batch, n_query, n_key)
+        position_keys = self.r_net(positions.embedding).view(n_key, self.n_head, self.d_head).permute(1, 2, 0)
+        attention_shape = (self.n_head, n_batch, n_query, n_key)
         return AttentionContext(
             weight_qkv=weight_qkv,
-            injection=current,
+            injection=injection[:, n_memory:] + bias_qkv,
             bias_difference=(self.r_w_bias - self.r_r_bias).unsqueeze(1),
             memory_keys=memory_kv[0].contiguous(),
             memory_values=memory_kv[1].contiguous(),
             position_keys=F.pad(position_keys, (0, 1)),
-            visibility=visibility(n_query, n_memory, self.local_size, memory),
+            visibility=positions.visibility,
             weight_out=self.o_net.matrix(),
             bias_out=self.o_net.bias,
             attention_mask=variational_mask(attention_shape, self.dropatt, memory, training=self.training),
@@ -123,7 +111,7 @@ class RelativeAttention(nn.Module):
         n_batch, n_query, d_model = z.shape
         n_head, d_head = self.n_head, self.d_head
         n_key = context.visibility.shape[1]
-        qkv = torch.addmm(context.injection, z.reshape(-1, d_model), context.weight_qkv.t())
+        qkv = torch.addmm(context.injection.flatten(0, 1), z.reshape(-1, d_model), context.weight_qkv.t())
         q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
         k = torch.cat([context.memory_keys, k], dim=2).view(n_head * n_batch, n_key, d_head)
         v = torch.cat([context.memory_values, v], dim=2).view(n_head * n_batch, n_key, d_head)
@@ -136,7 +124,7 @@ class RelativeAttention(nn.Module):
         scores = torch.baddbmm(by_key, q_content, k.transpose(1, 2), beta=scale, alpha=scale)
         weights = torch.softmax(scores, dim=2)  # (H·B, L, K)
         if context.attention_mask is not None:
-            weights = weights * context.attention_mask
+            weights = weights * context.attention_mask.flatten(0, 1)
         heads = torch.bmm(weights, v).view(n_head, n_batch, n_query, d_head).permute(1, 2, 0, 3)
         output = torch.addmm(context.bias_out, heads.reshape(-1, d_model), context.weight_out.t())
         return output.view(n_batch, n_query, d_model)

@@ -8,98 +8,111 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transformers.attention import AttentionContext, RelativeAttention
+from models.protocol import Context
+from models.transformers.attention import AttentionContext, Positions, RelativeAttention
 from models.transformers.feed_forward import FeedForwardContext, PositionwiseFeedForward
 
 LAYER_NORM_EPS = 1e-5
+NORM_PLACES = ("post", "pre")
 
 
 @dataclass(frozen=True)
-class CellContext:
-    """All that f needs beside z: computed once per solve, with gradients where they are enabled."""
+class NormContext(Context):
+    """The learned parameters of a layer norm, where it has any."""
+
+    weight: Tensor | None  # (D,)
+    bias: Tensor | None  # (D,)
+
+
+@dataclass(frozen=True)
+class CellContext(Context):
+    """All that f needs beside z."""
 
     attention: AttentionContext
+    attention_norm: NormContext
     feed_forward: FeedForwardContext
-
-    def pack(self, n_rows: int) -> CellContext:
-        """The same, prepared for many evaluations without gradients on n_rows = B·L rows."""
-        return CellContext(self.attention, self.feed_forward.pack(n_rows))
-
-    def select(self, rows: Tensor) -> CellContext:
-        """The context of these sequences (b,) alone."""
-        return CellContext(self.attention.select(rows), self.feed_forward.select(rows))
+    feed_forward_norm: NormContext
 
 
 class TransformerCell(nn.Module):
     """Attention and feed-forward sublayers, each with a residual connection and layer norm.
 
-    Post-LN:  y = LN(z + drop(attention(z))),     f(z) = LN(y + drop(ff(y)))
-    Pre-LN:   y = z + drop(attention(LN(z))),     f(z) = y + drop(ff(LN(y)))
+    norm "post":  y = LN(z + drop(attention(z))),     f(z) = LN(y + drop(ff(y)))
+    norm "pre":   y = z + drop(attention(LN(z))),     f(z) = y + drop(ff(LN(y)))
 
-    The layer norms have no learned parameters. With pre-LN the memory's states are normed like z before they
-    become keys and values.
+    With "pre" the memory's states are normed like z before they become keys and values.
 
     Args:
         attention, feed_forward: the two sublayers.
-        pre_lnorm: norm the input of each sublayer instead of the sum after it.
+        norm: where the layer norms stand, one of NORM_PLACES: after the residual sum or before the sublayer.
+        norm_affine: whether they learn a scale and a bias; the published ones do not.
+
+    Attributes:
+        d_injection: channels of the injection, 3·D: one for each of queries, keys and values.
+
+    Raises:
+        ValueError: another place.
 
     Source: arXiv 1909.01377, section 4.
     """
 
-    def __init__(self, attention: RelativeAttention, feed_forward: PositionwiseFeedForward, *, pre_lnorm: bool):
+    def __init__(
+        self,
+        attention: RelativeAttention,
+        feed_forward: PositionwiseFeedForward,
+        *,
+        norm: str = "post",
+        norm_affine: bool = False,
+    ):
         super().__init__()
+        if norm not in NORM_PLACES:
+            raise ValueError(f"`norm` is {norm!r}: choose one of {', '.join(NORM_PLACES)}")
+        d_model = attention.d_model
         self.dec_attn = attention
         self.pos_ff = feed_forward
-        self.pre_lnorm = pre_lnorm
+        self.attn_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
+        self.ff_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
+        self.pre_norm = norm == "pre"
+        self.d_injection = self.injection_width(d_model)
 
-    def context(self, memory: Tensor, injection: Tensor, positions: Tensor) -> CellContext:
+    @staticmethod
+    def injection_width(d_model: int) -> int:
+        """Channels of the injection into a cell of this width."""
+        return 3 * d_model
+
+    def context(self, memory: Tensor, injection: Tensor, positions: Positions) -> CellContext:
         """What stays fixed during a solve: weights, the memory's keys and values, positional keys, masks.
 
         Args:
             memory: the memory's states (B, M, D), M may be 0.
             injection: u over memory and current positions (B, K, 3D).
-            positions: positional embedding (K, D) in the order of the keys.
+            positions: of the K keys.
         """
-        if self.pre_lnorm:
-            memory = _norm(memory)
+        attention_norm = NormContext(self.attn_norm.weight, self.attn_norm.bias)
+        if self.pre_norm:
+            memory = _norm(memory, attention_norm)
         return CellContext(
             attention=self.dec_attn.context(memory, injection, positions),
+            attention_norm=attention_norm,
             feed_forward=self.pos_ff.context(memory.shape[0], memory),
+            feed_forward_norm=NormContext(self.ff_norm.weight, self.ff_norm.bias),
         )
 
     def forward(self, z: Tensor, context: CellContext) -> Tensor:
         """f(z): (B, L, D) -> (B, L, D)."""
-        attended = self.dec_attn(_norm(z) if self.pre_lnorm else z, context.attention)
+        attention_norm, feed_forward_norm = context.attention_norm, context.feed_forward_norm
+        attended = self.dec_attn(_norm(z, attention_norm) if self.pre_norm else z, context.attention)
         y = _residual(z, attended, context.attention.output_mask)
-        if not self.pre_lnorm:
-            y = _norm(y)
-        fed = self.pos_ff(_norm(y) if self.pre_lnorm else y, context.feed_forward)
+        if not self.pre_norm:
+            y = _norm(y, attention_norm)
+        fed = self.pos_ff(_norm(y, feed_forward_norm) if self.pre_norm else y, context.feed_forward)
         out = _residual(y, fed, context.feed_forward.output_mask)
-        return out if self.pre_lnorm else _norm(out)
-
-
-@dataclass(frozen=True)
-class CellMap:
-    """f as a function of z alone, and the same for some of the sequences."""
-
-    cell: TransformerCell
-    context: CellContext
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.cell(z, self.context)
-
-    def pack(self, z: Tensor) -> CellMap:
-        """The same map, prepared for many evaluations without gradients on states like z (B, L, D)."""
-        return CellMap(self.cell, self.context.pack(z.shape[0] * z.shape[1]))
-
-    def select(self, rows: Tensor) -> CellMap:
-        """The map of these sequences (b,) alone."""
-        return CellMap(self.cell, self.context.select(rows))
+        return out if self.pre_norm else _norm(out, feed_forward_norm)
 
 
 def _residual(x: Tensor, sublayer: Tensor, mask: Tensor | None) -> Tensor:
     return x + sublayer if mask is None else torch.addcmul(x, sublayer, mask)
 
 
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+def _norm(x: Tensor, norm: NormContext) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, LAYER_NORM_EPS)

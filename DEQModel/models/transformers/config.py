@@ -1,43 +1,84 @@
-"""The settings that make a DEQ-Transformer language model."""
+"""The settings that make a DEQ-Transformer language model: its flags, and the configuration that they come to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from system.errors import UserError
+from models.transformers.initialization import INITIALIZERS
+from system.flag import Need, Note, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
-EQUILIBRIUM_SETTINGS = (  # which DEQModule knows under the same names
-    "solver",
-    "b_solver",
-    "f_thres",
-    "b_thres",
-    "f_eps",
-    "b_eps",
-    "stop_mode",
-    "b_stop_mode",
-    "stop_scope",
-    "grad",
-    "phantom_steps",
-    "phantom_damping",
-    "b_init",
-)
-FREE_SETTINGS = (  # may differ between models of the same parameters
-    *EQUILIBRIUM_SETTINGS,
-    "rand_f_thres_delta",
-    "f_history",
-    "anderson_ridge",
-    "mem_len",
-    "local_size",
-    "same_length",
-)
+ITS_SHAPE = "the weights have its shape"
+AT_THE_BEGINNING = "it had its effect when the run began"
+
+
+@dataclass(frozen=True)
+class DEQTransformerFlags:
+    """The settings that the model has beside those that all models share."""
+
+    n_head: int = flag(10, "attention heads", least=1, fixed=ITS_SHAPE)
+    d_head: int = flag(50, "width of a head; n_head * d_head must be d_model", least=1, fixed=ITS_SHAPE)
+    d_embed: int = flag(
+        -1,
+        "width of the embedding; -1 means d_model",
+        least=1,
+        or_exactly=-1,
+        below=2**31,
+        fixed=ITS_SHAPE,
+        is_width=True,
+    )
+    d_model: int = flag(500, "width of the states", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
+    d_inner: int = flag(8000, "width of the feed-forward layer", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
+    dropout: float = flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
+    dropatt: float = flag(0.0, "dropout on attention weights", least=0, below=1)
+    out_dropout: str = flag("position", "what the output dropout drops whole", choices=OUT_DROPOUTS, listed=False)
+    not_tied: bool = flag(False, "separate embedding and softmax weights", fixed=ITS_SHAPE)
+    adaptive: bool = flag(False, "adaptive embedding and softmax", fixed=ITS_SHAPE)
+    cutoffs: tuple[int, ...] | None = flag(
+        None,
+        "word ids at which the bins of --adaptive start; needed with --adaptive, default 20000 40000 200000 for wt103",
+        kind=int,
+        several=True,
+        least=1,
+        listed=False,
+        needs=(Need("--adaptive", lambda s: s.adaptive),),
+        fixed=ITS_SHAPE,
+    )
+    div_val: int = flag(
+        1,
+        "bin i of --adaptive has embeddings of width d_embed // div_val**i",
+        least=1,
+        note=Note(
+            lambda s: s.div_val > 1 and not s.adaptive,
+            "without --adaptive there are no bins to divide; it only adds a projection",
+        ),
+        fixed=ITS_SHAPE,
+    )
+    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=ITS_SHAPE)
+    wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
+    local_size: int = flag(0, "attention horizon; 0 means none", least=0, sweeps=True)
+    same_length: bool = flag(False, "every token attends over the same number of keys")
+    attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=ITS_SHAPE)
+
+    init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALIZERS), fixed=AT_THE_BEGINNING)
+    emb_init: str = flag(
+        "normal", "initialiser of the embeddings", choices=tuple(INITIALIZERS), fixed=AT_THE_BEGINNING
+    )  # fmt: skip
+    init_range: float = flag(
+        0.05, "half-width of the weights' uniform initialiser", least=0, fixed=AT_THE_BEGINNING
+    )  # fmt: skip
+    emb_init_range: float = flag(
+        0.01, "half-width of the embeddings' uniform initialiser", least=0, fixed=AT_THE_BEGINNING
+    )
+    init_std: float = flag(0.01, "standard deviation of the normal initialiser", least=0, fixed=AT_THE_BEGINNING)
+    proj_init_std: float = flag(0.01, "standard deviation of the projections", least=0, fixed=AT_THE_BEGINNING)
 
 
 @dataclass(frozen=True)
 class DEQTransformerConfig:
-    """Shapes, regularisation and solver settings; field names are those of the flags.
+    """Shapes, regularisation and reach; field names are those of the flags.
 
     Attributes:
         n_token: V, size of the vocabulary.
@@ -53,14 +94,9 @@ class DEQTransformerConfig:
         mem_len: positions remembered from one segment to the next.
         local_size: attention horizon in positions, 0 for none.
         same_length: every query attends over the same number of keys, `mem_len` of them.
-        solver, b_solver, f_thres, b_thres, f_eps, b_eps, stop_mode, b_stop_mode, stop_scope, grad, phantom_steps,
-        phantom_damping, b_init: see `modules.deq.DEQModule`.
-        rand_f_thres_delta: its `f_thres_delta`.
-        f_history: updates that a Broyden estimate is made of; None for all.
-        anderson_ridge: Anderson's absolute ridge; None for a relative one.
 
     Raises:
-        UserError: settings that contradict each other, naming the flags.
+        ValueError: settings that contradict each other.
     """
 
     n_token: int
@@ -69,7 +105,7 @@ class DEQTransformerConfig:
     d_model: int
     d_inner: int
     d_embed: int
-    cutoffs: tuple[int, ...] = ()
+    cutoffs: Sequence[int] = ()
     div_val: int = 1
     tied: bool = True
     dropout: float = 0.0
@@ -80,48 +116,21 @@ class DEQTransformerConfig:
     mem_len: int = 0
     local_size: int = 0
     same_length: bool = False
-    solver: str = "anderson"
-    stop_mode: str = "rel"
-    f_thres: int = 50
-    b_thres: int = 80
-    f_eps: float = 1e-3
-    b_eps: float = 1e-3
-    b_solver: str | None = None
-    b_stop_mode: str = "rel"
-    stop_scope: str = "batch"
-    grad: str = "implicit"
-    phantom_steps: int = 5
-    phantom_damping: float = 0.5
-    b_init: str = "zero"
-    rand_f_thres_delta: int = 0
-    f_history: int | None = None
-    anderson_ridge: float | None = None
 
     def __post_init__(self) -> None:
-        if self.n_head * self.d_head != self.d_model:
-            raise UserError(
-                f"--n_head {self.n_head} times --d_head {self.d_head} is {self.n_head * self.d_head}, but --d_model is "
-                f"{self.d_model}: the product must equal --d_model"
+        width = self.n_head * self.d_head
+        if width != self.d_model:
+            raise ValueError(
+                f"`n_head` {self.n_head} times `d_head` {self.d_head} is {width}, not `d_model` {self.d_model}: make "
+                "the product equal to `d_model`"
             )
         if self.d_model % 2:
-            raise UserError(f"--d_model is {self.d_model}: pass an even width, as positions are sines and cosines")
+            raise ValueError(f"`d_model` is {self.d_model}: pass an even width, as positions are sines and cosines")
         if self.out_dropout not in OUT_DROPOUTS:
-            raise UserError(f"--out_dropout is {self.out_dropout!r}: choose one of {', '.join(OUT_DROPOUTS)}")
+            raise ValueError(f"`out_dropout` is {self.out_dropout!r}: choose one of {', '.join(OUT_DROPOUTS)}")
         if self.same_length and self.mem_len == 0:
-            raise UserError("--same_length needs a memory, but --mem_len is 0: pass a --mem_len above 0")
+            raise ValueError("`same_length` needs a memory, but `mem_len` is 0: pass a `mem_len` above 0")
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)
-
-    def equilibrium_settings(self) -> dict[str, Any]:
-        """The arguments of `DEQModule`."""
-        options: dict[str, dict[str, Any]] = {
-            "broyden": {"history": self.f_history},
-            "anderson": {"lam": self.anderson_ridge},
-        }
-        return {name: getattr(self, name) for name in EQUILIBRIUM_SETTINGS} | {
-            "f_thres_delta": self.rand_f_thres_delta,
-            "f_options": options.get(self.solver),
-            "b_options": options.get(self.b_solver or self.solver),
-        }
 
     @property
     def horizon(self) -> int:

@@ -9,20 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.protocol import Context, batched
 from modules.optimizations import NormalizableLinear, variational_mask
 from modules.packed_linear import PackedLinear, can_pack
 
 
 @dataclass(frozen=True)
-class FeedForwardContext:
+class FeedForwardContext(Context):
     """Weights and dropout masks, fixed during a solve."""
 
     weight_in: Tensor  # (F, D)
     bias_in: Tensor  # (F,)
     weight_out: Tensor  # (D, F)
     bias_out: Tensor  # (D,)
-    inner_mask: Tensor | None  # (B, 1, F)
-    output_mask: Tensor | None  # (B, 1, D)
+    inner_mask: Tensor | None = batched(0)  # (B, 1, F)
+    output_mask: Tensor | None = batched(0)  # (B, 1, D)
     packed: tuple[PackedLinear, PackedLinear] | None = None  # both maps, for the evaluations without gradients
 
     def pack(self, n_rows: int) -> FeedForwardContext:
@@ -31,14 +32,6 @@ class FeedForwardContext:
             return self
         maps = ((self.weight_in, self.bias_in), (self.weight_out, self.bias_out))
         return dataclasses.replace(self, packed=tuple(PackedLinear(*weights, n_rows) for weights in maps))
-
-    def select(self, rows: Tensor) -> FeedForwardContext:
-        """The context of these sequences (b,) alone."""
-        return dataclasses.replace(
-            self,
-            inner_mask=None if self.inner_mask is None else self.inner_mask[rows],
-            output_mask=None if self.output_mask is None else self.output_mask[rows],
-        )
 
 
 class PositionwiseFeedForward(nn.Module):

@@ -1,4 +1,4 @@
-"""Initial values of a language model's parameters, as its published results were started from."""
+"""Initial values of a DEQ-Transformer's parameters, as its published results were started from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Initializer = Callable[[Tensor], Tensor]
+from modules.checks import check_choice
 
-
-def initializer(kind: str, *, std: float, half_width: float) -> Initializer:
-    """Fills a tensor from N(0, std²) for "normal", from U(-half_width, half_width) for "uniform".
-
-    Raises:
-        ValueError: another kind.
-    """
-    choices: dict[str, Initializer] = {
-        "normal": lambda tensor: nn.init.normal_(tensor, 0.0, std),
-        "uniform": lambda tensor: nn.init.uniform_(tensor, -half_width, half_width),
-    }
-    if kind not in choices:
-        raise ValueError(f"initialiser is {kind!r}: choose one of {', '.join(choices)}")
-    return choices[kind]
+INITIALIZERS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    # of a tensor, from a standard deviation and a half-width
+    "normal": lambda tensor, std, half_width: nn.init.normal_(tensor, 0.0, std),
+    "uniform": lambda tensor, std, half_width: nn.init.uniform_(tensor, -half_width, half_width),
+}
 
 
 @torch.no_grad()
@@ -44,13 +35,23 @@ def initialize(
 
     Args:
         model: with the parameter names of the published state dicts.
-        init, emb_init: "normal" or "uniform".
+        init, emb_init: keys of `INITIALIZERS`.
         init_range, emb_init_range: half-widths of the uniform ones.
         init_std, proj_init_std: standard deviations.
     """
-    weight = initializer(init, std=init_std, half_width=init_range)
-    embedding = initializer(emb_init, std=init_std, half_width=emb_init_range)
-    projection = initializer("normal", std=proj_init_std, half_width=0.0)
+
+    check_choice("init", init, INITIALIZERS)
+    check_choice("emb_init", emb_init, INITIALIZERS)
+
+    def weight(tensor: Tensor) -> None:
+        INITIALIZERS[init](tensor, init_std, init_range)
+
+    def embedding(tensor: Tensor) -> None:
+        INITIALIZERS[emb_init](tensor, init_std, emb_init_range)
+
+    def projection(tensor: Tensor) -> None:
+        nn.init.normal_(tensor, 0.0, proj_init_std)
+
     attention_biases = ("r_w_bias", "r_r_bias")  # biases of a query: learned vectors, drawn like weights
     for name, parameter in model.named_parameters():
         owner, _, kind = name.rpartition(".")

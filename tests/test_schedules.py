@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from training.schedules import Plateau, Schedule
+from utils.schedules import Plateau, Schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "inv_sqrt", "constant", "dev_perf"])

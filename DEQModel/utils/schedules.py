@@ -1,6 +1,7 @@
 """The learning rate as a function of the step, and its fall when validation stops improving."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 
@@ -18,7 +19,7 @@ class Schedule:
     step 1 while the rate warms up: update 1 uses lr / warmup_step, neither the full rate nor none at all.
 
     Args:
-        kind: cosine, inv_sqrt, constant or dev_perf (whose `lr` a `Plateau` lowers).
+        kind: a key of `SCHEDULES`; dev_perf's `lr` is lowered by a `Plateau`.
         lr: highest rate (inv_sqrt: factor).
         warmup_step: steps of linear warm-up.
         max_step: step at which the cosine reaches eta_min; it stays there.
@@ -35,18 +36,40 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """The rate after `step` updates, for the next one."""
-        warming = max(step, 1)
-        if self.kind == "inv_sqrt":
-            return self.lr * (warming**-0.5 if step > self.warmup_step else self._inv_sqrt_warmup(warming))
-        if step < self.warmup_step:
-            return self.lr * warming / self.warmup_step
-        if self.kind == "cosine":
-            share = min(step / self.max_step, 1.0)
-            return self.eta_min + (self.lr - self.eta_min) * (1 + math.cos(math.pi * share)) / 2
-        return self.lr
+        return SCHEDULES[self.kind](self, step)
 
-    def _inv_sqrt_warmup(self, step: int) -> float:
-        return step / self.warmup_step**1.5 if self.warmup_step else 1.0
+
+def _warming_up(schedule: Schedule, step: int) -> float | None:
+    if step < schedule.warmup_step:
+        return schedule.lr * max(step, 1) / schedule.warmup_step
+    return None
+
+
+def _cosine(schedule: Schedule, step: int) -> float:
+    if (rate := _warming_up(schedule, step)) is not None:
+        return rate
+    share = min(step / schedule.max_step, 1.0)
+    return schedule.eta_min + (schedule.lr - schedule.eta_min) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _inv_sqrt(schedule: Schedule, step: int) -> float:
+    first = max(step, 1)
+    if step > schedule.warmup_step:
+        return schedule.lr * first**-0.5
+    return schedule.lr * (first / schedule.warmup_step**1.5 if schedule.warmup_step else 1.0)
+
+
+def _constant(schedule: Schedule, step: int) -> float:
+    rate = _warming_up(schedule, step)
+    return schedule.lr if rate is None else rate
+
+
+SCHEDULES: dict[str, Callable[[Schedule, int], float]] = {
+    "cosine": _cosine,
+    "inv_sqrt": _inv_sqrt,
+    "dev_perf": _constant,
+    "constant": _constant,
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: both generations and formats, files that are refused, what is written."""
+"""State dicts: both formats, files that are refused, what is written."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from system.checkpoints import load_into, load_state_dict, portable, save_state_dict
 from system.errors import UserError
+from system.state_dicts import load_into, load_state_dict, save_state_dict
+from system.tensor_files import portable
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 
@@ -64,31 +65,10 @@ def test_a_current_file_is_read_as_it_is(name):
     assert_same(load_state_dict(path), torch.load(path, weights_only=True))
 
 
-def test_the_older_generation_becomes_the_current_one(state):
-    assert_same(load_state_dict(GOLDEN / "model_wnorm_2020_layout.pkl"), state)
-
-
-def test_the_older_generation_without_weight_norm(path):
-    current = load_state_dict(GOLDEN / "model_plain.pkl")
-    older = {}
-    for name, value in current.items():
-        if "_projs." in name:
-            name = name.removesuffix(".weight")
-        if "pos_ff" in name and name.endswith("weight"):
-            value = value.unsqueeze(2)
-        older[name] = value
-        if name.startswith("func."):
-            for copied in ("func_copy.", "deq.func.", "deq.func_copy.", "deqback.func."):
-                older[copied + name.removeprefix("func.")] = value + 1
-    torch.save(older, path)
-    assert_same(load_state_dict(path), current)
-
-
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_both_formats_with_cuda_storages_under_a_wrappers_names(state, path, zip_format, monkeypatch):
+def test_both_formats_with_cuda_storages(state, path, zip_format, monkeypatch):
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
-    wrapped = {f"module.{name}": value for name, value in state.items()}
-    torch.save(wrapped, path, _use_new_zipfile_serialization=zip_format)
+    torch.save(state, path, _use_new_zipfile_serialization=zip_format)
     assert b"cuda:0" in path.read_bytes()
     assert_same(load_state_dict(path), state)
 
@@ -151,7 +131,7 @@ def test_tied_and_untied(source, target):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         with pytest.raises(UserError) as caught:
             load_into(model, state, "FILE")
-        checked(caught.value, "FILE", "word_emb.emb_layers.0.weight", "crit.out_layers.0.weight", "pass --not_tied")
+        checked(caught.value, "FILE", "word_emb.emb_layers.0.weight", "crit.out_layers.0.weight", "pass `not_tied`")
         assert_same(model.state_dict(), before)
     else:
         load_into(model, state, "FILE")

@@ -1,19 +1,31 @@
-"""Settings read off a state dict's shapes, and how they are compared with those of the flags."""
+"""Files of DEQ-Transformer weights: older generations, settings read off the shapes and compared with the flags."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import COMMAND
 
-from models.transformers.weights import CheckpointSettings, check_settings
-from system.checkpoints import load_state_dict
+from config.words import mistakes_in_flags
+from models.transformers.weights import DEQTransformerWeights, ShownSettings
 from system.errors import UserError
+from system.state_dicts import load_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
-WNORM = CheckpointSettings(
+WNORM = ShownSettings(
     n_token=97, d_model=24, n_head=3, d_head=8, d_inner=40, d_embed=24, wnorm=True, cutoffs=(20, 50), div_val=2
 )
+
+
+def check_settings(path, state, expected):
+    """As --load does."""
+    with mistakes_in_flags(COMMAND.flag_names, where=f"{path}: "):
+        DEQTransformerWeights().check(state, expected)
+
+
+def modern(path):
+    return DEQTransformerWeights().modern(load_state_dict(path))
 
 
 def checked(error, *parts):
@@ -38,9 +50,9 @@ def state():
     ],
 )
 def test_settings_are_read_off_the_shapes(name, change):
-    state = load_state_dict(GOLDEN / f"model_{name}.pkl")
+    state = modern(GOLDEN / f"model_{name}.pkl")
     half = {key: value.bfloat16() for key, value in state.items()}
-    assert CheckpointSettings.of(state) == CheckpointSettings.of(half) == replace(WNORM, **change)
+    assert ShownSettings.of(state) == ShownSettings.of(half) == replace(WNORM, **change)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +71,7 @@ def test_settings_that_agree_pass(name, expected):
 def test_any_div_val_of_the_same_widths_passes(state):
     for i, width in enumerate((24, 1, 0)):
         state[f"word_emb.emb_layers.{i}.weight"] = torch.zeros((20, 30, 47)[i], width)
-    assert CheckpointSettings.of(state).div_val == 13
+    assert ShownSettings.of(state).div_val == 13
     check_settings("FILE", state, replace(WNORM, div_val=20))
     with pytest.raises(UserError, match="--div_val is 12 but the file has 13: pass --div_val 13"):
         check_settings("FILE", state, replace(WNORM, div_val=12))
@@ -123,3 +135,34 @@ def test_the_state_dict_of_another_model_is_refused(state, name):
 def test_widths_that_no_div_val_gives_are_refused(state):
     with pytest.raises(UserError, match=r"FILE.*\[24, 11, 6\].*--div_val"):
         check_settings("FILE", state | {"word_emb.emb_layers.1.weight": torch.zeros(30, 11)}, WNORM)
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert state[name].dtype == value.dtype
+        assert torch.equal(state[name], value), name
+
+
+def test_the_older_generation_becomes_the_current_one(state):
+    assert_same(modern(GOLDEN / "model_wnorm_2020_layout.pkl"), state)
+
+
+def test_the_older_generation_without_weight_norm():
+    current = load_state_dict(GOLDEN / "model_plain.pkl")
+    older = {}
+    for name, value in current.items():
+        if "_projs." in name:
+            name = name.removesuffix(".weight")
+        if "pos_ff" in name and name.endswith("weight"):
+            value = value.unsqueeze(2)
+        older[name] = value
+        if name.startswith("func."):
+            for copied in ("func_copy.", "deq.func.", "deq.func_copy.", "deqback.func."):
+                older[copied + name.removeprefix("func.")] = value + 1
+    assert_same(DEQTransformerWeights().modern(older), current)
+
+
+def test_names_of_a_wrapper(state):
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    assert_same(DEQTransformerWeights().modern(wrapped), state)

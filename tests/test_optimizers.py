@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from config.settings import OPTIMIZERS, Settings
-from training.optimizers import clip, make_optimizer, split_for_clipping
+from utils.optimizers import OPTIMIZERS, Clipping, set_rate
 
 
 def two_layers() -> nn.Module:
@@ -30,21 +29,22 @@ def test_clipping_is_by_the_global_norm_and_may_spare_the_embedding_with_what_is
         parameter.grad = torch.randn_like(parameter)
     weight, bias = model.word_emb.weight, model.crit.bias
     before = norm([weight]), norm([bias])
-    clipped, spared = split_for_clipping(model, clip_embeddings=clip_embeddings)
-    assert float(clip(clipped, spared, 0.25)) == pytest.approx(math.hypot(*before), rel=1e-5)
-    assert norm(clipped) == pytest.approx(0.25, rel=1e-4)
+    clipping = Clipping(model.parameters(), () if clip_embeddings else model.word_emb.parameters(), 0.25)
+    assert float(clipping()) == pytest.approx(math.hypot(*before), rel=1e-5)
+    assert norm(clipping.clipped) == pytest.approx(0.25, rel=1e-4)
     assert norm([weight]) == before[0] if not clip_embeddings else norm([weight]) < 0.25
-    assert len(clipped) + len(spared) == 2, "what is tied counts once"
+    assert len(clipping.clipped) + len(clipping.unclipped) == 2, "what is tied counts once"
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_have_their_rate_and_weight_decay(name):
-    optimizer = make_optimizer([nn.Parameter(torch.ones(1))], Settings(optim=name, weight_decay=0.5), 0.125)
+    optimizer = OPTIMIZERS[name]([nn.Parameter(torch.ones(1))], lr=0.5, weight_decay=0.5)
+    set_rate(optimizer, 0.125)
     assert type(optimizer).__name__ == name
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.125, 0.5)
 
 
 def test_radams_weight_decay_is_decoupled():
-    (group,) = make_optimizer([nn.Parameter(torch.ones(1))], Settings(optim="RAdam"), 0.1).param_groups
+    (group,) = OPTIMIZERS["RAdam"]([nn.Parameter(torch.ones(1))], lr=0.1).param_groups
     assert group["decoupled_weight_decay"]

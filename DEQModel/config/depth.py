@@ -1,0 +1,68 @@
+"""How deep a run's settings ask its model to go."""
+
+import inspect
+from typing import Any
+
+from config.settings import Settings, shared_with
+from modules.depth import Applications, Depth, DepthSchedule
+from modules.deq import DEQModule
+from modules.solvers import make_solver
+from modules.tracker import BatchSum
+from system.flag import flags_of
+
+
+def equilibrium(settings: Settings, *, batch_sum: BatchSum | None = None, training: bool = False) -> DEQModule:
+    """The solves that settings ask for.
+
+    Args:
+        settings: of the run; those that `DEQModule` has under the same names, and the options of the solvers.
+        batch_sum: where the batches are divided among several processes.
+        training: thresholds are drawn, where the settings ask for that.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    b_solver = settings.b_solver or settings.solver
+    f_options, b_options = _options(settings, settings.solver), _options(settings, b_solver)
+    for solver, options in ((settings.solver, f_options), (b_solver, b_options)):
+        make_solver(solver, options)  # its mistakes name the option alone, where the module puts `f_options` before it
+    return DEQModule(
+        **shared_with(settings, inspect.signature(DEQModule).parameters),
+        f_thres_delta=settings.rand_f_thres_delta if training else 0,
+        f_options=f_options,
+        b_options=b_options,
+        batch_sum=batch_sum,
+    )
+
+
+def _options(settings: Settings, solver: str) -> dict[str, Any]:
+    """The options of a solver that settings name, as its constructor takes them."""
+    named = {name: flag.solver_option for name, flag in flags_of(settings).items() if flag.solver_option}
+    return {option: getattr(settings, name) for name, (owner, option, _) in named.items() if owner == solver}
+
+
+def reported_options(settings: Settings) -> dict[str, Any]:
+    """The options of all solvers that settings name, as reports call them."""
+    named = {name: flag.solver_option for name, flag in flags_of(settings).items() if flag.solver_option}
+    return {label: getattr(settings, name) for name, (_, _, label) in named.items()}
+
+
+def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:
+    """What each update does: the shallow stage, then the equilibrium."""
+    return _stages(settings, equilibrium(settings, batch_sum=batch_sum, training=True))
+
+
+def validation_depth(settings: Settings) -> DepthSchedule:
+    """What a validation after an update does: as that, without drawing thresholds."""
+    return _stages(settings, equilibrium(settings))
+
+
+def evaluation_depth(settings: Settings) -> Depth:
+    """What --eval does."""
+    return Applications(settings.eval_n_layer) if settings.evaluates_shallow else equilibrium(settings)
+
+
+def _stages(settings: Settings, solves: DEQModule) -> DepthSchedule:
+    if settings.pretrain_steps == 0:
+        return DepthSchedule(((0, solves),))
+    return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))

@@ -1,0 +1,31 @@
+"""Mistakes in the words of modules and models, told in the flags that a user types."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from system.errors import UserError
+
+SETTING = re.compile(r"`(\w+)`")  # how modules and models name a setting
+
+
+def in_flags(text: str, flag_names: Mapping[str, str]) -> str:
+    """A message with flags, as users type them, in place of the settings that it names in backticks."""
+    return SETTING.sub(lambda match: flag_names.get(match[1], match[1]), text)
+
+
+@contextmanager
+def mistakes_in_flags(flag_names: Mapping[str, str], where: str = "") -> Iterator[None]:
+    """Around calls that raise ValueErrors about settings.
+
+    Args:
+        flag_names: setting -> its flag, as users type it.
+        where: is put before the message, such as the name of a file.
+
+    Raises:
+        UserError: in place of a ValueError, in the words of flags.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(where + in_flags(str(error), flag_names)) from error

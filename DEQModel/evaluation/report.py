@@ -1,0 +1,134 @@
+"""What an evaluation found out: a loss, and everything that the number depends on."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from evaluation.solve_statistics import SolveStatistics, SolveSummary
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss in nats per token); infinite where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class SpectralRadius:
+    """Spectral radius of ∂f/∂z at the equilibrium, over the sequences of some segments."""
+
+    mean: float
+    max: float
+    n_sequences: int
+    n_segments: int
+
+    @classmethod
+    def over(cls, segments: Sequence[Tensor]) -> "SpectralRadius":
+        """From the estimates (B,) of each segment."""
+        every = torch.cat(list(segments))
+        return cls(float(every.mean()), float(every.max()), len(every), len(segments))
+
+    def __str__(self) -> str:
+        return (
+            f"spectral radius of the Jacobian: mean {self.mean:.3f}, max {self.max:.3f} over {self.n_sequences} "
+            f"sequences of {self.n_segments} segments"
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """A split's loss and everything that the number depends on.
+
+    Attributes:
+        split: valid or test.
+        loss: mean nll, nats per token.
+        n_tokens: tokens scored: all but the first of each row.
+        n_segments: segments read, each of `segment` tokens in `rows` rows.
+        memory: length of the memory.
+        shallow: applications of the cell, None for an equilibrium.
+        solve: the solver and its solves; None where shallow.
+        radius: of ∂f/∂z, where it was asked for.
+        seconds: time taken, the spectral radius apart.
+    """
+
+    split: str
+    loss: float
+    n_tokens: int
+    n_segments: int
+    rows: int
+    segment: int
+    memory: int
+    shallow: int | None
+    solve: SolveSummary | None
+    radius: SpectralRadius | None
+    seconds: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "EvaluationReport":
+        """From `state`."""
+        own, of_solve = ({name: values[name] for name in names if name in values} for names in (OWN, OF_SOLVE))
+        options = {name: value for name, value in values.items() if name not in (*OWN, *OF_SOLVE)}
+        solve = None if values["shallow"] is not None else SolveSummary(**of_solve, options=options)
+        radius = values["radius"]
+        return cls(**{**own, "solve": solve, "radius": radius and SpectralRadius(**radius)})
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return perplexity(self.loss)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens scored per second."""
+        return self.n_tokens / max(self.seconds, 1e-9)
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that change from one validation to the next, by the names of their curves."""
+        values = {"loss": self.loss, "perplexity": self.perplexity, "tokens_per_second": self.tokens_per_second}
+        if self.solve is not None:
+            values |= self.solve.scalars()
+        if self.radius is not None:
+            values |= {"spectral_radius/mean": self.radius.mean, "spectral_radius/max": self.radius.max}
+        return {f"{self.split}/{name}": value for name, value in values.items()}
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: flat, the solver's options among the rest; entries of a solve are None without one."""
+        own = dataclasses.asdict(self)
+        solve = own.pop("solve") or {**dict.fromkeys(OF_SOLVE), "stopped": {}, "options": {}}
+        return {**own, **solve.pop("options"), **solve}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results: the same, and the figures that follow from it."""
+        return {**self.state(), **{name: getattr(self, name) for name in DERIVED}}
+
+    def __str__(self) -> str:
+        bits = self.loss / math.log(2)
+        how = str(self.solve) if self.shallow is None else f"shallow: {self.shallow} applications of the cell"
+        lines = [
+            f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) per token",
+            f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "
+            f"memory {self.memory}",
+            how,
+            *([str(self.radius)] if self.radius else []),
+            f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
+        ]
+        return "\n    ".join(lines)
+
+
+OWN = [field.name for field in dataclasses.fields(EvaluationReport) if field.name != "solve"]
+OF_SOLVE = [field.name for field in dataclasses.fields(SolveSummary) if field.name != "options"]
+DERIVED = ("perplexity", "tokens_per_second")
+
+
+def bar_text(loss: float, speed: float, **solves: SolveStatistics) -> str:
+    """Loss, perplexity, tokens per second and each kind of solves' means: a bar of 80 columns has room for it."""
+    text = f"loss {loss:.3f} ppl {perplexity(loss):.5g} {tqdm.format_sizeof(speed)} tok/s"
+    return " ".join([text, *(f"{kind} {solve.brief()}" for kind, solve in solves.items() if solve.n_solves)])

@@ -1,0 +1,254 @@
+"""What a model is to the rest of the program, and what its cell is to the solver.
+
+Shape legend: B sequences, L positions of a segment, M of the memory, K = M + L, D width of the states, V words.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from modules.depth import Depth
+from modules.report import SolveInfo
+
+Memory = Tensor | tuple[Tensor, ...]  # what a segment hands to the next, (B, *) each, detached
+
+
+def batched(dim: int) -> Any:
+    """A field of a `Context` that has the sequences in dimension `dim`; it may be None."""
+    return field(metadata={"batch_dim": dim})
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a cell needs beside z, computed once per solve, with gradients where they are enabled.
+
+    A subclass is a frozen dataclass. Its fields are tensors, further contexts, or None for what there is not; those
+    that have an entry a sequence say in which dimension: `keys: Tensor = batched(1)`. What is neither has been
+    prepared for this very dtype and place, as weights in another layout: `select` hands it on, `to` leaves it out.
+    """
+
+    def select(self, rows: Tensor) -> Context:
+        """The context of these sequences (b,) alone."""
+
+        def selected(name: str, value: Any) -> Any:
+            if isinstance(value, Context):
+                return value.select(rows)
+            dim = _batch_dim(self, name)
+            return value if value is None or dim is None else value[(slice(None),) * dim + (rows,)]
+
+        return self._with(selected)
+
+    def to(self, dtype: torch.dtype) -> Context:
+        """The same in another floating-point dtype."""
+
+        def cast(name: str, value: Any) -> Any:
+            if isinstance(value, Context):
+                return value.to(dtype)
+            if isinstance(value, Tensor):
+                return value.to(dtype) if value.is_floating_point() else value
+            return None
+
+        return self._with(cast)
+
+    @torch.no_grad()
+    def copy_(self, other: Context) -> None:
+        """Take over the values of a context of the same shapes, in place: fixed buffers see a new solve.
+
+        Raises:
+            ValueError: the two have not the same fields filled, or hold something that is prepared.
+        """
+        for name, mine in self._items():
+            value = getattr(other, name)
+            if isinstance(mine, Context) or (isinstance(mine, Tensor) and isinstance(value, Tensor)):
+                mine.copy_(value)
+            elif mine is not None or value is not None:
+                raise ValueError(f"{type(self).__name__}.{name} is a tensor in one context alone, or is prepared")
+
+    def pack(self, n_rows: int) -> Context:
+        """The same, its weights prepared for many evaluations without gradients on n_rows = B·L rows."""
+        return self._with(lambda name, value: value.pack(n_rows) if isinstance(value, Context) else value)
+
+    def _items(self) -> list[tuple[str, Any]]:
+        return [(entry.name, getattr(self, entry.name)) for entry in dataclasses.fields(self)]
+
+    def _with(self, change: Callable[[str, Any], Any]) -> Context:
+        return dataclasses.replace(self, **{name: change(name, value) for name, value in self._items()})
+
+
+def _batch_dim(context: Context, name: str) -> int | None:
+    return type(context).__dataclass_fields__[name].metadata.get("batch_dim")
+
+
+C = TypeVar("C", bound=Context)
+
+
+class Cell(Protocol[C]):
+    """The weight-tied map f(z; context): (B, L, D) -> (B, L, D).
+
+    Attributes:
+        d_injection: channels of the injection u that it takes.
+    """
+
+    d_injection: int
+
+    def context(self, memory: Tensor, injection: Tensor, positions: Any) -> C:
+        """What stays fixed during a solve.
+
+        Args:
+            memory: the memory's states (B, M, D), M may be 0.
+            injection: u over memory and current positions (B, K, d_injection).
+            positions: what the cell needs to know of the keys' places.
+        """
+
+    def __call__(self, z: Tensor, context: C) -> Tensor:
+        """f(z)."""
+
+
+@dataclass(frozen=True)
+class CellMap(Generic[C]):
+    """f as a function of z alone, the same for some of the sequences, and prepared for many evaluations."""
+
+    cell: Cell[C]
+    context: C
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.cell(z, self.context)
+
+    def select(self, rows: Tensor) -> CellMap[C]:
+        """The map of these sequences (b,) alone."""
+        return CellMap(self.cell, self.context.select(rows))
+
+    def pack(self, z: Tensor) -> CellMap[C]:
+        """The same map with prepared weights, for states like z."""
+        return CellMap(self.cell, self.context.pack(z.shape[0] * z.shape[1]))
+
+
+class Head(Protocol):
+    """Scores of words from hidden states."""
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood in nats: (N, D), (N,) -> (N,)."""
+
+    def log_prob(self, hidden: Tensor) -> Tensor:
+        """Log-probability of every word: (N, D) -> (N, V)."""
+
+
+class Start(NamedTuple):
+    """An equilibrium problem: z = f(z) from z0."""
+
+    f: Callable[[Tensor], Tensor]
+    z0: Tensor
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a segment comes to before the head."""
+
+    states: Tensor  # (L, B, D)
+    memory: Memory
+    solve: SolveInfo | None  # None where nothing was solved
+
+
+@dataclass(frozen=True)
+class LMOutput:
+    """One segment's result."""
+
+    nll: Tensor  # (L, B), negative log-likelihood of each target in nats
+    memory: Memory
+    solve: SolveInfo | None
+
+
+class LanguageModel(nn.Module, ABC):
+    """Tokens and a memory in; hidden states, their scores and the next memory out. Nothing is kept between calls.
+
+    How deep it goes is not the model's: a `Depth` comes with each call.
+
+    Attributes:
+        config: its settings. Parameters may depend on all but those whose flags say that they can be swept.
+        head: scores hidden states.
+    """
+
+    config: Any
+    head: Head
+
+    @abstractmethod
+    def hidden(self, tokens: Tensor, memory: Memory | None, depth: Depth) -> Hidden:
+        """The states of one segment.
+
+        Args:
+            tokens: word ids (L, B), int64.
+            memory: of the segment before, None for the first one.
+            depth: maps (f, z0) to z; a `DEQModule` for the equilibrium.
+        """
+
+    @abstractmethod
+    def problem(self, tokens: Tensor, memory: Memory | None) -> Start:
+        """The map and the start that `hidden` hands to its depth."""
+
+    @abstractmethod
+    def embedding_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters of the word embedding."""
+
+    def forward(self, tokens: Tensor, targets: Tensor, memory: Memory | None, depth: Depth) -> LMOutput:
+        """Scores one segment.
+
+        Args:
+            tokens, memory, depth: as for `hidden`.
+            targets: the ids that follow the tokens (L, B).
+        """
+        hidden = self.hidden(tokens, memory, depth)
+        nll = self.head.nll(hidden.states.flatten(0, 1), targets.flatten())
+        return LMOutput(nll.view(targets.shape), hidden.memory, hidden.solve)
+
+    def with_config(self, config: Any) -> LanguageModel:
+        """A model of these parameters under other settings that can be swept, such as the length of its memory."""
+        other = copy.copy(self)  # its tensors and submodules are this one's
+        other.config = config
+        return other
+
+
+class WeightsAdapter(Protocol):
+    """What only a model knows about files of its weights."""
+
+    def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of any generation under the current names and shapes."""
+
+    def check(self, state: dict[str, Tensor], config: Any) -> None:
+        """Compare the settings that the shapes show with a configuration.
+
+        Raises:
+            ValueError: they differ; all differences in one line.
+        """
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that a recipe needs of a model.
+
+    ValueErrors of these functions name settings in backticks, which the command line turns into flags.
+
+    Attributes:
+        name: for people.
+        flags: a frozen dataclass of the settings that the model has beside the shared ones, made of `flag` fields.
+        resolve: settings to the same with those filled in whose default rests on another setting.
+        configure: settings and V to the model's configuration; ValueError where they contradict each other.
+        build: a model from that.
+        initialise: draws its parameters, as the settings say.
+        weights: reads files of its weights.
+    """
+
+    name: str
+    flags: type
+    resolve: Callable[[Any], Mapping[str, Any]]
+    configure: Callable[[Any, int], Any]
+    build: Callable[[Any], LanguageModel]
+    initialise: Callable[[LanguageModel, Any], None]
+    weights: WeightsAdapter

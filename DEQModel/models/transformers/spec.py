@@ -1,0 +1,52 @@
+"""The DEQ-Transformer as the training recipe knows it."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from models.protocol import ModelSpec
+from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
+from models.transformers.initialization import initialize
+from models.transformers.model import DEQTransformerLM
+from models.transformers.weights import DEQTransformerWeights
+
+DEFAULT_CUTOFFS = {"wt103": (20000, 40000, 200000)}
+INITIALISATION = ("init", "init_range", "init_std", "proj_init_std", "emb_init", "emb_init_range")
+
+
+def resolve(settings: Any) -> Mapping[str, Any]:
+    """d_embed and cutoffs, whose defaults rest on other settings."""
+    cutoffs = settings.cutoffs
+    if cutoffs is None:
+        cutoffs = DEFAULT_CUTOFFS.get(settings.dataset) if settings.adaptive else ()
+    if cutoffs is None:
+        raise ValueError(
+            f"`adaptive` needs `cutoffs` with `dataset` {settings.dataset}: "
+            "pass the word ids at which its bins start, such as `cutoffs` 2500 10000"
+        )
+    return {"cutoffs": cutoffs, "d_embed": settings.d_model if settings.d_embed == -1 else settings.d_embed}
+
+
+def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
+    """The configuration that settings and a vocabulary come to."""
+    if settings.attn_type != 0:
+        raise ValueError(f"`attn_type` is {settings.attn_type}: only 0 (relative positions) exists, leave it out")
+    own = vars(settings)
+    shared = {field.name: own[field.name] for field in fields(DEQTransformerConfig) if field.name in own}
+    return DEQTransformerConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+
+
+def initialise(model: DEQTransformerLM, settings: Any) -> None:
+    """Draw every parameter anew."""
+    initialize(model, **{name: getattr(settings, name) for name in INITIALISATION})
+
+
+SPEC = ModelSpec(
+    name="DEQ-Transformer",
+    flags=DEQTransformerFlags,
+    resolve=resolve,
+    configure=configure,
+    build=DEQTransformerLM,
+    initialise=initialise,
+    weights=DEQTransformerWeights(),
+)

@@ -1,0 +1,96 @@
+"""The declaration of one setting of a command line, beside its name, type and default."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OF_THE_CALL = "call"  # in place of a reason in `Flag.fixed`: of a call, not of the run; never taken from before
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a setting has no effect without.
+
+    Attributes:
+        what: it is, as flags.
+        is_there: tells whether settings have it.
+    """
+
+    what: str
+    is_there: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is allowed in training, but does not do all that it promises.
+
+    Attributes:
+        at_odds: tells whether settings are.
+        consequence: what comes of it.
+        beside: another setting that has its part in that.
+    """
+
+    at_odds: Callable[[Any], bool]
+    consequence: str
+    beside: str | None = None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What the command line needs to know about one setting.
+
+    Attributes:
+        help: its meaning.
+        kind: type of the value, where the default is None and does not tell.
+        several: takes one value or more.
+        choices: names that it may have.
+        least: smallest value allowed; or_exactly: one value outside the range that is allowed all the same.
+        above, below: values must be larger, smaller than this.
+        spelling: where the flag is not "--" + the setting's name.
+        listed: one of the flags whose abbreviations existing scripts may use.
+        needs: what it has no effect without.
+        note: a remark on values that are at odds with others.
+        fixed: why a run that goes on cannot change it; None where it can; `OF_THE_CALL`.
+        is_place: names a file or folder, which may lie elsewhere on another machine.
+        is_width: the larger, the more memory a model needs.
+        sweeps: a finished model may be evaluated with other values of it.
+        solver_option: solver and option that it sets, where it is one, and the option's name in reports.
+    """
+
+    help: str
+    kind: type | None = None
+    several: bool = False
+    choices: tuple[str, ...] | None = None
+    least: float | None = None
+    or_exactly: float | None = None
+    above: float | None = None
+    below: float | None = None
+    spelling: str | None = None
+    listed: bool = True
+    needs: tuple[Need, ...] = ()
+    note: Note | None = None
+    fixed: str | None = None
+    is_place: bool = False
+    is_width: bool = False
+    sweeps: bool = False
+    solver_option: tuple[str, str, str] | None = None
+
+    def option(self, name: str) -> str:
+        """The flag as it is typed."""
+        return self.spelling or f"--{name}"
+
+
+def flag(default: Any, help: str, **details: Any) -> Any:
+    """A dataclass field that is a setting; `details` are the attributes of `Flag`."""
+    return dataclasses.field(default=default, metadata={"flag": Flag(help, **details)})
+
+
+def flags_of(settings: Any) -> Mapping[str, Flag]:
+    """Setting name -> its flag, in the order of declaration; of a settings class or its instance."""
+    return {field.name: field.metadata["flag"] for field in dataclasses.fields(settings)}
+
+
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """Setting name -> its default."""
+    return {field.name: field.default for field in dataclasses.fields(settings)}

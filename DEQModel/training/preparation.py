@@ -1,0 +1,126 @@
+"""What a run needs before its first update: its corpus checked, its model built, its text cut into batches."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config.flags import CommandLine
+from config.settings import Settings
+from config.words import mistakes_in_flags
+from data.batches import OrderedBatches, VariableLengthBatches
+from data.corpus import Corpus
+from evaluation.evaluation import EVAL_ROWS
+from models.protocol import LanguageModel
+from runs.experiment import WEIGHTS_FILE
+from system.distributed import World
+from system.errors import UserError
+from system.out_of_memory import enough_memory
+from system.state_dicts import load_into, load_state_dict
+from training.checkpoint import Checkpoint, corpus_of
+
+HELD_OUT = ("valid", "test")
+
+
+def check_corpus(settings: Settings, checkpoint: Checkpoint | None, corpus: Corpus) -> None:
+    """Compare the corpus with that of the run which goes on, or whose model is evaluated.
+
+    Raises:
+        UserError: the words have other numbers, or the text to go on with is another.
+    """
+    if not settings.restart_dir:
+        return
+    known = checkpoint.corpus if checkpoint else corpus_of(settings.restart_dir)
+    if known is None or known == corpus.checksum:
+        return
+    words, _, _ = known.partition("-")
+    if checkpoint or not corpus.checksum.startswith(words):
+        raise UserError(
+            f"--data {settings.data} with --dataset {settings.dataset} is not what the run in {settings.restart_dir} "
+            "was trained on: its words or its training text are others; pass the same texts, or start a new run"
+        )
+
+
+def make_model(command: CommandLine, settings: Settings, n_token: int, device: torch.device) -> LanguageModel:
+    """A model initialised from the seed, or with the weights of a file where the settings name one.
+
+    Raises:
+        UserError: the settings make no model; the file cannot be used or does not match them.
+    """
+    spec = command.spec
+    with mistakes_in_flags(command.flag_names):
+        config = spec.configure(settings, n_token)
+    widths = [name for name, flag in command.flags.items() if flag.is_width]
+    sizes = ", ".join(f"{command.flag_names[name]} {getattr(settings, name)}" for name in widths)
+    with enough_memory(f"{sizes}: a model of this size", "lower them"):
+        torch.manual_seed(settings.seed)
+        model = spec.build(config)
+        spec.initialise(model, settings)
+        model.to(device)
+    of_run = settings.eval and settings.restart_dir
+    path = Path(settings.restart_dir, WEIGHTS_FILE) if of_run else settings.load
+    if path:
+        load_weights(command, model, path)
+    return model
+
+
+def load_weights(command: CommandLine, model: LanguageModel, path: str | os.PathLike) -> None:
+    """Give a model the weights of a file, of any generation.
+
+    Raises:
+        UserError: it cannot be read, or does not match the settings.
+    """
+    weights = command.spec.weights
+    with mistakes_in_flags(command.flag_names, where=f"{path}: "):
+        state = weights.modern(load_state_dict(path))
+        weights.check(state, model.config)
+    with mistakes_in_flags(command.flag_names):
+        load_into(model, state, path)
+
+
+def text_file(settings: Settings, split: str) -> str:
+    """The text of a split."""
+    return str(Path(settings.data, f"{split}.txt"))
+
+
+def held_out_batches(settings: Settings, corpus: Corpus, device: torch.device) -> dict[str, OrderedBatches]:
+    """The splits that are evaluated, cut up as settings ask for."""
+    return {
+        split: OrderedBatches(
+            getattr(corpus, split),
+            EVAL_ROWS,
+            settings.eval_tgt_len,
+            device=device,
+            text=text_file(settings, split),
+            remedy=f"evaluation reads in {EVAL_ROWS} rows, use a longer text",
+        )
+        for split in HELD_OUT
+    }
+
+
+def training_batches(
+    settings: Settings, corpus: Corpus, device: torch.device, world: World
+) -> OrderedBatches | VariableLengthBatches:
+    """This process's rows of the training split, in the batches that the settings ask for.
+
+    Raises:
+        UserError: the text is too short, or a process has fewer rows than chunks.
+    """
+    rows = [world.rows(settings.batch_size, settings.gpu0_bsz, rank) for rank in range(world.size)]
+    if (fewest := min(map(len, rows))) < settings.batch_chunk:
+        raise UserError(
+            f"--batch_chunk {settings.batch_chunk} is more than the {fewest} sequences of one of the {world.size} "
+            "processes: a chunk needs at least one sequence"
+        )
+    given: dict[str, Any] = {
+        "device": device,
+        "rows": rows[world.rank],
+        "text": text_file(settings, "train"),
+        "remedy": f"pass a smaller --batch_size than {settings.batch_size} or use a longer text",
+    }
+    if settings.varlen:
+        rng = np.random.RandomState(settings.seed)
+        return VariableLengthBatches(corpus.train, settings.batch_size, settings.tgt_len, rng, **given)
+    return OrderedBatches(corpus.train, settings.batch_size, settings.tgt_len, **given)

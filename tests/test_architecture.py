@@ -1,0 +1,68 @@
+"""The house: what each folder may import, no circles, no global settings."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+CODE = Path(__file__).parent.parent / "DEQModel"
+MAY_IMPORT = {  # a folder and what it is built upon, beside itself
+    "system": set(),
+    "modules": {"system"},
+    "utils": {"system", "modules"},
+    "models": {"system", "modules", "utils"},
+    "data": {"system"},
+    "config": {"system", "modules", "utils", "models", "data"},
+    "runs": {"system", "config"},
+    "evaluation": {"system", "modules", "data", "models", "config", "runs"},
+    "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
+    "": {"system", "models", "training"},  # the scripts
+}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(CODE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in CODE.rglob("*.py") if "__pycache__" not in path.parts}
+
+
+def folder_of(module: str) -> str:
+    folder, dot, _ = module.partition(".")
+    return folder if dot or folder in MAY_IMPORT else ""
+
+
+def imports(path: Path) -> set[str]:
+    """The project's files that a file imports, wherever in it, under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & FILES.keys()) or {node.module}
+    return found & FILES.keys()
+
+
+def test_every_folder_imports_what_it_is_built_upon():
+    assert {folder_of(module) for module in FILES} == MAY_IMPORT.keys()
+    for module, path in FILES.items():
+        allowed = MAY_IMPORT[folder_of(module)] | {folder_of(module)}
+        for other in imports(path):
+            assert folder_of(other) in allowed, f"{path.relative_to(CODE)} imports {other}"
+            assert folder_of(other), f"{path.relative_to(CODE)} imports a script"
+
+
+def test_no_circles():
+    graph = {module: imports(path) - {module} for module, path in FILES.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the files of a circle
+
+
+def test_no_file_changes_global_settings():
+    forbidden = {"set_default_dtype", "set_default_device", "set_default_tensor_type"}
+    for path in CODE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not attributes & forbidden, path
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not calls & {"sys.path.append", "sys.path.insert", "sys.path.extend"}, path

@@ -1,0 +1,155 @@
+"""What models hand to the solver and to the program: contexts, cells, hidden states."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.protocol import CellMap, Context, batched
+from models.transformers.attention import RelativeAttention
+from models.transformers.cell import TransformerCell
+from models.transformers.config import DEQTransformerConfig
+from models.transformers.feed_forward import PositionwiseFeedForward
+from models.transformers.model import DEQTransformerLM
+from modules.deq import DEQModule
+
+TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
+DROPOUT = {"dropout": 0.3, "dropatt": 0.3}
+
+
+@dataclass(frozen=True)
+class Inner(Context):
+    keys: Tensor = batched(1)  # (H, B, E)
+
+
+@dataclass(frozen=True)
+class Outer(Context):
+    weight: Tensor  # (D, D)
+    injection: Tensor = batched(0)  # (B, D)
+    mask: Tensor | None = batched(0)
+    places: Tensor  # (B,), integers that are no sequence's own
+    inner: Inner
+    prepared: object
+
+
+def outer(prepared=None, mask=None, seed=0) -> Outer:
+    generator = torch.Generator().manual_seed(seed)
+    weight, injection, keys = (torch.randn(shape, generator=generator) for shape in ((2, 2), (3, 2), (4, 3, 5)))
+    return Outer(weight, injection, mask, torch.arange(3), Inner(keys), prepared)
+
+
+def test_some_sequences():
+    whole, rows, prepared = outer(prepared := object()), torch.tensor([2, 0]), prepared
+    some = whole.select(rows)
+    assert torch.equal(some.injection, whole.injection[rows])
+    assert torch.equal(some.inner.keys, whole.inner.keys[:, rows])
+    assert some.weight is whole.weight
+    assert some.places is whole.places
+    assert (some.mask, some.prepared) == (None, prepared)
+
+
+def test_another_dtype():
+    cast = outer(prepared=object()).to(torch.bfloat16)
+    assert {cast.weight.dtype, cast.injection.dtype, cast.inner.keys.dtype} == {torch.bfloat16}
+    assert cast.places.dtype == torch.int64
+    assert (cast.mask, cast.prepared) == (None, None), "what was prepared was prepared for another dtype"
+
+
+def test_fixed_buffers_take_over_values():
+    buffers, other = outer(), outer(seed=1)
+    places = {id(buffers.weight), id(buffers.injection), id(buffers.inner.keys)}
+    buffers.copy_(other)
+    assert {id(buffers.weight), id(buffers.injection), id(buffers.inner.keys)} == places
+    for mine, theirs in ((buffers.weight, other.weight), (buffers.inner.keys, other.inner.keys)):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("one", "other"), [({"prepared": 1}, {"prepared": 1}), ({}, {"mask": torch.ones(3, 1)})])
+def test_buffers_that_cannot_take_over_are_refused(one, other):
+    with pytest.raises(ValueError, match=r"Outer\.(prepared|mask) is a tensor in one context alone, or is prepared"):
+        outer(**one).copy_(outer(**other))
+
+
+def language_model(dtype=torch.float64, **options) -> DEQTransformerLM:
+    torch.manual_seed(0)
+    model = DEQTransformerLM(DEQTransformerConfig(**(TINY | options))).to(dtype)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def tokens(seed=1) -> Tensor:
+    return torch.randint(TINY["n_token"], (6, 3), generator=torch.Generator().manual_seed(seed))
+
+
+def problem(model, seed=1) -> tuple[CellMap, Tensor]:
+    """f of a segment with a memory, and a state."""
+    memory = model.hidden(tokens(seed + 1), None, DEQModule(f_thres=3)).memory
+    f, z0 = model.problem(tokens(seed), memory)
+    return f, torch.randn(z0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(z0)
+
+
+@torch.no_grad()
+def test_the_transformers_context_for_some_sequences():
+    f, z = problem(language_model(**DROPOUT).train())
+    for rows in (torch.tensor([1]), torch.tensor([2, 0])):
+        torch.testing.assert_close(f.select(rows)(z[rows]), f(z)[rows], rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_transformers_context_in_another_dtype():
+    f, z = problem(language_model(torch.float32))
+    wide = CellMap(f.cell, f.context.to(torch.float64))(z.double())
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), f(z), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_transformers_context_takes_over_another_segments_values():
+    model = language_model()
+    (f, z), (g, _) = problem(model), problem(model, seed=5)
+    assert not torch.allclose(f(z), g(z))
+    f.context.copy_(g.context)
+    assert torch.equal(f(z), g(z))
+
+
+def cell(**options) -> TransformerCell:
+    torch.manual_seed(0)
+    attention = RelativeAttention(8, 2, 4, dropout=0.0, dropatt=0.0, wnorm=False)
+    return TransformerCell(attention, PositionwiseFeedForward(8, 12, dropout=0.0, wnorm=False), **options).double()
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_norms_may_learn(norm):
+    model = language_model()
+    plain, learned = cell(norm=norm), cell(norm=norm, norm_affine=True)
+    assert {name for name, _ in learned.named_parameters()} - {name for name, _ in plain.named_parameters()} == {
+        f"{place}.{kind}" for place in ("attn_norm", "ff_norm") for kind in ("weight", "bias")
+    }
+    model.func = plain
+    f, z = problem(model)
+    model.func = learned
+    g, _ = problem(model)
+    assert torch.equal(f(z), g(z)), "scale and bias begin as 1 and 0"
+    g(z).square().sum().backward()
+    assert all(float(learned.get_parameter(f"{name}.weight").grad.norm()) > 0 for name in ("attn_norm", "ff_norm"))
+
+
+def test_norms_stand_in_one_of_two_places():
+    with pytest.raises(ValueError, match="`norm` is 'both': choose one of post, pre"):
+        cell(norm="both")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"cutoffs": (10, 20), "div_val": 2}])
+def test_scoring_needs_hidden_states_alone(options):
+    model, deq = language_model(**options).eval(), DEQModule(f_thres=20)
+    targets = tokens(9)
+    output = model(tokens(), targets, None, deq)
+    hidden = model.hidden(tokens(), None, deq)
+    assert hidden.states.shape == (6, 3, 8)
+    log_p = model.head.log_prob(hidden.states.flatten(0, 1)).view(6, 3, -1)
+    torch.testing.assert_close(log_p.exp().sum(2), torch.ones(6, 3, dtype=torch.float64))
+    torch.testing.assert_close(-log_p.gather(2, targets.unsqueeze(2)).squeeze(2), output.nll)
+    assert torch.equal(model.head.nll(hidden.states.flatten(0, 1), targets.flatten()).view(6, 3), output.nll)
