@@ -8,7 +8,7 @@ from modules.depth import Applications, Depth, DepthSchedule
 from modules.deq import DEQModule
 from modules.solvers import make_solver
 from modules.tracker import BatchSum
-from system.flag import flags_of
+from system.flag import SolverOption, flags_of
 
 
 def equilibrium(settings: Settings, *, batch_sum: BatchSum | None = None, training: bool = False) -> DEQModule:
@@ -37,14 +37,18 @@ def equilibrium(settings: Settings, *, batch_sum: BatchSum | None = None, traini
 
 def _options(settings: Settings, solver: str) -> dict[str, Any]:
     """The options of a solver that settings name, as its constructor takes them."""
-    named = {name: flag.solver_option for name, flag in flags_of(settings).items() if flag.solver_option}
-    return {option: getattr(settings, name) for name, (owner, option, _) in named.items() if owner == solver}
+    named = _solver_options(settings).items()
+    return {which.option: getattr(settings, name) for name, which in named if which.solver == solver}
 
 
 def reported_options(settings: Settings) -> dict[str, Any]:
     """The options of all solvers that settings name, as reports call them."""
-    named = {name: flag.solver_option for name, flag in flags_of(settings).items() if flag.solver_option}
-    return {label: getattr(settings, name) for name, (_, _, label) in named.items()}
+    return {which.label: getattr(settings, name) for name, which in _solver_options(settings).items()}
+
+
+def _solver_options(settings: Settings) -> dict[str, SolverOption]:
+    """Setting -> the option of a solver that it is."""
+    return {name: flag.solver_option for name, flag in flags_of(settings).items() if flag.solver_option}
 
 
 def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:

@@ -45,7 +45,9 @@ class CommandLine:
     @cached_property
     def flag_names(self) -> Mapping[str, str]:
         """Setting, or option of a solver, -> its flag, as users type it."""
-        options = {flag.solver_option[1]: flag.option(name) for name, flag in self.flags.items() if flag.solver_option}
+        options = {
+            flag.solver_option.option: flag.option(name) for name, flag in self.flags.items() if flag.solver_option
+        }
         return options | {name: flag.option(name) for name, flag in self.flags.items()}
 
     @cached_property

@@ -12,13 +12,12 @@ from data.corpus import DATASETS
 from modules.deq import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
 from modules.tracker import STOP_MODES, STOP_SCOPES
-from system.flag import OF_THE_CALL, Need, Note, flag
+from system.flag import AT_THE_BEGINNING, OF_THE_CALL, Need, Note, SolverOption, flag
 from utils.optimizers import OPTIMIZERS
 from utils.schedules import SCHEDULES
 
 NO_NAME = "N/A"
 OF_ITS_ROWS = "the position in the text and the memory count its rows"
-AT_THE_BEGINNING = "it had its effect when the run began"
 IN_ITS_FOLDER = "the run goes on in its own folder"
 
 
@@ -86,7 +85,7 @@ class EquilibriumSettings:
         listed=False,
         needs=(_with_solver("broyden"),),
         sweeps=True,
-        solver_option=("broyden", "history", "history"),
+        solver_option=SolverOption("broyden", "history", label="history"),
     )
     anderson_ridge: float | None = flag(
         None,
@@ -95,7 +94,7 @@ class EquilibriumSettings:
         listed=False,
         needs=(_with_solver("anderson"),),
         sweeps=True,
-        solver_option=("anderson", "lam", "ridge"),
+        solver_option=SolverOption("anderson", "lam", label="ridge"),
     )
     grad: str = flag(
         "implicit",

@@ -3,9 +3,20 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 OF_THE_CALL = "call"  # in place of a reason in `Flag.fixed`: of a call, not of the run; never taken from before
+
+
+AT_THE_BEGINNING = "it had its effect when the run began"  # another reason, which several settings share
+
+
+class SolverOption(NamedTuple):
+    """The option of a solver that a setting is."""
+
+    solver: str
+    option: str  # as the solver's constructor calls it
+    label: str  # as reports call it
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Flag:
         is_place: names a file or folder, which may lie elsewhere on another machine.
         is_width: the larger, the more memory a model needs.
         sweeps: a finished model may be evaluated with other values of it.
-        solver_option: solver and option that it sets, where it is one, and the option's name in reports.
+        solver_option: which one it is, where it is one.
     """
 
     help: str
@@ -74,7 +85,7 @@ class Flag:
     is_place: bool = False
     is_width: bool = False
     sweeps: bool = False
-    solver_option: tuple[str, str, str] | None = None
+    solver_option: SolverOption | None = None
 
     def option(self, name: str) -> str:
         """The flag as it is typed."""

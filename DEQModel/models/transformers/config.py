@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.transformers.initialization import INITIALIZERS
-from system.flag import Need, Note, flag
+from system.flag import AT_THE_BEGINNING, Need, Note, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
 ITS_SHAPE = "the weights have its shape"
-AT_THE_BEGINNING = "it had its effect when the run began"
 
 
 @dataclass(frozen=True)
