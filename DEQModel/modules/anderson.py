@@ -49,7 +49,7 @@ class Anderson(Solver):
             raise ValueError(f"`m` is {self.m}: the window needs at least 1 column")
         if self.lam is not None and not self.lam >= 0:
             raise ValueError(
-                f"`lam` is {self.lam}: pass 0 or more, or None for a ridge in proportion to the Gram matrix"
+                f"`lam` is {self.lam}: pass 0 or more, or leave it out for a ridge in proportion to the Gram matrix"
             )
         SHARE.check("beta", self.beta)
 
