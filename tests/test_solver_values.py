@@ -52,7 +52,7 @@ def test_the_function_takes_the_arguments_of_both(name):
     ("make", "message"),
     [
         (lambda: Anderson(m=0), "`m` is 0: the window needs at least 1 column"),
-        (lambda: Anderson(lam=-1.0), "`lam` is -1.0: pass 0 or more, or None"),
+        (lambda: Anderson(lam=-1.0), "`lam` is -1.0: pass 0 or more, or leave it out"),
         (lambda: Anderson(lam=float("nan")), "`lam` is nan"),
         (lambda: Anderson(beta=0), "`beta` is 0: pass a number above 0 and at most 1"),
         (lambda: Broyden(history=0), "`history` is 0: pass 1 or more"),
