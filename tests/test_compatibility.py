@@ -102,6 +102,22 @@ def test_a_map_that_gives_bfloat16_under_autocast_is_cast(x):
     assert info.forward.termination is Termination.CONVERGED
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_state_is_in_single_precision_under_autocast_whatever_the_starts_dtype(enabled, several, x):
+    linear, seen = Layer().linear, []
+
+    def f(z):
+        seen.append(z.dtype)
+        return torch.tanh(linear(z) + x)
+
+    start = torch.zeros(B, D, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(enabled):
+        deq = DEQModule(f_eps=1e-2)
+        z, _ = deq(lambda z: tuple(map(f, z)), (start, start)) if several else deq(f, start)
+    assert {part.dtype for part in (z if several else [z])} == set(seen) == {torch.float32}
+
+
 @quiet_script
 @quiet_compiler
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])

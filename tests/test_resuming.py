@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
+from system.errors import UserError
+from system.tensor_files import read_tensors
 from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, write_checkpoint
 from training.trainer import Trainer
 from training.update import Updater
@@ -355,17 +357,20 @@ def test_memory_that_runs_out_while_resuming_is_not_another_kind_of_run(stopped,
     monkeypatch.setattr(Updater, "restore", too_much)
     outcome = restart(stopped)
     assert outcome.status == 2
-    assert "the checkpoint does not fit into the memory" in outcome.err
+    assert "the checkpoint does not fit into the memory: make room" in outcome.err
     assert "another kind" not in outcome.err
+    assert outcome.err.count("\n") == 1
 
 
-def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place, tmp_path):
+def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place):
     """Their weights are damaged, which nothing notices; another corpus is noticed all the same."""
     for name in (CHECKPOINT_FILE, PREVIOUS_FILE):
         weight = torch.load(stopped / name, weights_only=True)["model"]["inject_conv.weight"].numpy().tobytes()
         whole = (stopped / name).read_bytes()
         assert whole.count(weight) == 1
         (stopped / name).write_bytes(whole.replace(weight, bytes(len(weight))))
+        with pytest.raises(UserError, match="damaged"):
+            read_tensors(stopped / name)
     evaluated = f"--dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}"
     assert call(f"--data {place}/corpus {evaluated}").status == 0
     refused = call(f"--data {place}/other {evaluated}")
@@ -376,5 +381,6 @@ def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place, 
 def test_an_unknown_entry_is_refused_before_anything_is_written(stopped):
     torch.save({**content(stopped), "extra": 1}, stopped / CHECKPOINT_FILE)
     before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
-    assert restart(stopped).status == 2
+    outcome = restart(stopped)
+    assert (outcome.status, outcome.out) == (2, "")
     assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before

@@ -20,7 +20,7 @@ from modules.report import SolveInfo, SolveReport, SolverResult
 from modules.solver import Solver
 from modules.solvers import SOLVERS, make_solver
 from modules.state import CastMap, Map, State, StateLayout
-from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, Tracker, by_row
+from modules.tracker import STOP_MODES, STOP_SCOPES, BatchSum, Tracker, accumulation_dtype, by_row
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll")
 BACKWARD_STARTS = ("zero", "shine")
@@ -148,10 +148,11 @@ class DEQModule(nn.Module):
         Args:
             f: the map, (B, *) -> (B, *) in the same shape, dtype and device, or a map of tuples of such tensors; free
                 of side effects: it is called many times. Everything it closes over may require gradients. Under
-                autocast its values are cast to z0's dtype. With the scope "sequence", a method `select(rows)` that
-                gives the same map for some sequences saves work. A method `pack(z)`, see `prepare`, is used in the
+                autocast its values are cast to the state's dtype. With the scope "sequence", a method `select(rows)`
+                that gives the same map for some sequences saves work. A method `pack(z)`, see `prepare`, is used in the
                 forward solve.
-            z0: the start, a tensor or a tuple; no gradient flows into it.
+            z0: the start, a tensor or a tuple; no gradient flows into it. Under autocast the state has at least single
+                precision, whatever the start has.
             jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; without gradients there is none. The
                 modes phantom and unroll apply f once more for it.
 
@@ -172,6 +173,7 @@ class DEQModule(nn.Module):
             found = f"{tuple(z0.shape)} {z0.dtype}" if isinstance(z0, Tensor) else f"a {type(z0).__name__}"
             raise ValueError(f"`z0` is {found}: pass a floating-point tensor (B, *), or a tuple of them")
         if torch.is_autocast_enabled(z0.device.type):
+            z0 = z0.to(accumulation_dtype(z0))  # f alone runs in low precision
             f = CastMap(f, z0.dtype)
         z0 = z0.detach()
         if not torch.is_grad_enabled():
@@ -182,7 +184,7 @@ class DEQModule(nn.Module):
         if self.grad == "phantom":
             with torch.no_grad():
                 result = self._solve_forward(f, z0)
-            output = iterate(f, result.value.detach(), steps=self.phantom_steps, damping=self.phantom_damping)
+            output = iterate(f, result.value.detach(), steps=self.phantom_steps, damping=self.phantom_damping).clone()
             info = SolveInfo(result.report)
         else:
             output, report = self._unroll(f, z0)
@@ -228,7 +230,7 @@ class DEQModule(nn.Module):
         f_star = f(z_star)
         if jacobian_samples:
             info.jacobian_loss = jacobian_loss(f_star, z_star, samples=jacobian_samples)
-        return self._implicit(f_star, z_star, result, info) if implicit else f_star, info
+        return self._implicit(f_star, z_star, result, info) if implicit else f_star.clone(), info
 
     def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
         solve = None
@@ -258,7 +260,8 @@ class DEQModule(nn.Module):
 
     def _unroll(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveReport]:
         steps = self._threshold()
-        before = iterate(f, z0, steps=steps - 1, recompute=True)  # z0 itself where there is one step or none
+        start = z0.clone()  # a map that works in place must not reach the caller's
+        before = iterate(f, start, steps=steps - 1, recompute=True)  # the start where there is one step or none
         z = iterate(f, before, steps=min(steps, 1), recompute=True)
         tracker = Tracker(
             by_row(before.detach()),
@@ -272,7 +275,7 @@ class DEQModule(nn.Module):
             image = by_row(z.detach())
             tracker.record(np.arange(len(z)), tracker.start, image, image - tracker.start)
         counts = {"n_steps": steps, "n_evals": steps, "best_step": steps, "sequence_steps": (steps,) * len(z)}
-        return z, dataclasses.replace(tracker.result().report, **counts)
+        return z.clone(), dataclasses.replace(tracker.result().report, **counts)
 
 
 def _unchanged(grad: Tensor) -> Tensor:

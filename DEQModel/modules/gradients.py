@@ -25,9 +25,10 @@ def attach_implicit(
 ) -> Tensor:
     """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes the solution y of y = (∂f/∂z)ᵀ y + ȳ.
 
-    The hook sits on the copy, so that the products with (∂f/∂z)ᵀ, which start at f_star, never meet it: it need
-    not be removed, any number of backward passes gives the same gradient, and it dies with the graph. A view would
-    not do: changing it in place would move the hook's place in the graph.
+    The hook sits on the node that made the copy, so that the products with (∂f/∂z)ᵀ, which start at f_star, never
+    meet it: it need not be removed, any number of backward passes gives the same gradient, and it dies with the graph.
+    On the copy itself it would replace what `torch.autograd.grad(loss, z)` and the user's own hooks on z are given,
+    which is ȳ. A view would not do: changing it in place would move the hook's place in the graph.
 
     Args:
         f_star: f(z_star) (B, *), with its graph.
@@ -40,7 +41,7 @@ def attach_implicit(
     seen, and is not turned into a gradient of zero.
     """
     if not _leads_beyond(f_star, z_star):
-        return f_star.detach()  # there is nobody to solve for: all that f closes over is frozen
+        return f_star.detach().clone()  # there is nobody to solve for: all that f closes over is frozen
     f_edge = get_gradient_edge(f_star)
 
     @torch.autocast(f_star.device.type, enabled=False)  # the products take the dtypes of the forward pass
@@ -66,7 +67,7 @@ def attach_implicit(
         return torch.where(torch.tensor(lost, device=grad.device).view(-1, *[1] * (grad.dim() - 1)), grad, result.value)
 
     output = f_star.clone()
-    output.register_hook(solve_backward)
+    output.grad_fn.register_prehook(lambda gradients: (solve_backward(gradients[0]),))
     return output
 
 

@@ -76,7 +76,8 @@ class Solver(ABC):
         """Iterates on f from z0 until the stop rule ends it or the threshold is reached.
 
         Args:
-            f: the map, (B, *) -> (B, *). With the scope "sequence", finished sequences stay where they stopped; where f
+            f: the map, (B, *) -> (B, *). It may use the memory of its output again, and write into its argument. With
+                the scope "sequence", finished sequences stay where they stopped; where f
                 has a method `select(rows)`, which gives the same map for some of the sequences (rows: a (b,) index
                 tensor), they leave the batch that f sees once enough of them have finished.
             z0: the start (B, *); its dtype and device are kept.
@@ -96,7 +97,7 @@ class Solver(ABC):
             RuntimeError: inside transforms of `torch.func` and under forward-mode differentiation.
         """
         Range(least=0).check("threshold", threshold)
-        start = by_row(z0)
+        start = by_row(z0).clone()  # z0 is the caller's
         tracker = Tracker(
             start,
             positions=z0.shape[1] if z0.dim() > 2 else 1,
@@ -116,16 +117,21 @@ def _run(iteration: Iteration, f: Map, z0: Tensor, tracker: Tracker, max_evals: 
     """Evaluates f and advances until the tracker has seen enough."""
     shape, z = z0.shape, tracker.start
     advance = torch.autocast(z0.device.type, enabled=False)(iteration.advance)  # f alone runs in low precision
-    rows = np.arange(len(z0))
+    rows, writes = np.arange(len(z0)), False
     for k in range(max_evals):
-        fz = f(z.view(len(z), *shape[1:]))
+        argument = z.clone() if writes or k == 0 else z
+        version = None if argument.is_inference() else argument._version
+        fz = f(argument.view(len(z), *shape[1:]))
         _check_image(fz, (len(z), *shape[1:]), z.dtype)
         fz = by_row(fz)
+        if not writes and (version is None or argument._version != version):
+            _check_writes(k)
+            writes = True  # into its argument, or nobody can tell: it gets copies
         g = fz - z
         if tracker.record(rows, z, fz, g) or k == max_evals - 1:
             break
         if (is_open := tracker.is_open(rows)).all():
-            z = advance(z, fz, g)
+            z = _apart(advance(z, fz, g), fz)
             continue
         kept = torch.from_numpy(np.flatnonzero(is_open)).to(z.device)  # before `advance`, which would delay it
         advanced = advance(z, fz, g)[kept]
@@ -134,6 +140,16 @@ def _run(iteration: Iteration, f: Map, z0: Tensor, tracker: Tracker, max_evals: 
             iteration.select(kept)
         else:
             z = z.index_copy(0, kept, advanced)
+
+
+def _apart(z: Tensor, fz: Tensor) -> Tensor:
+    """The iterate in memory of its own: f may use that of its output again."""
+    return z.clone() if z.untyped_storage().data_ptr() == fz.untyped_storage().data_ptr() else z
+
+
+def _check_writes(k: int) -> None:
+    if k > 0:
+        raise ValueError("f began to write into its argument in the middle of a solve: let it work on a copy of that")
 
 
 def _check_image(fz: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
