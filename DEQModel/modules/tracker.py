@@ -17,7 +17,7 @@ BatchSum = Callable[[np.ndarray], np.ndarray]
 
 STOP_MODES = ("rel", "abs")
 STOP_SCOPES = ("batch", "sequence")
-TINY = 1e-9  # added to ‖f(z)‖ below the relative residual
+TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
