@@ -74,8 +74,8 @@ class DEQModule(nn.Module):
         f_eps, b_eps: residuals at which the solves have converged.
         stop_mode, b_stop_mode: "rel" or "abs". An absolute backward test lets the gradient's accuracy depend on the
             scale of the loss.
-        stop_scope: "batch" stops both solves on the whole batch's residual, "sequence" each sequence on its own, for maps
-            whose rows do not depend on each other. A state whose rows do, as the nodes of a graph, is a batch of one.
+        stop_scope: "batch" stops both solves on the whole batch's residual, "sequence" each sequence on its own, for
+            maps whose rows do not depend on each other. A state whose rows do, as a graph's nodes, is a batch of one.
         grad: one of GRADIENTS.
         phantom_steps, phantom_damping: K ≥ 1 and λ in (0, 1].
         b_init: start of the backward solve: "zero" (ȳ after one application), or "shine": the transpose of the forward
