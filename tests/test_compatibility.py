@@ -327,3 +327,28 @@ def test_language_model_under_functional_call():
     found = torch.autograd.grad(loss, tuple(substituted.values()))
     for gradient, parameter in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("grad", GRADIENTS)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_cache_of_parametrized_weights_keeps_their_gradients(grad, before, x):
+    """Whether the weight was asked for before the solve or not; it is computed once for that and once for the graph."""
+    layer, computed = Layer(grad=grad, f_thres=10), []
+
+    class Halved(nn.Module):
+        def forward(self, weight):
+            computed.append(torch.is_grad_enabled())
+            return weight / 2
+
+    nn.utils.parametrize.register_parametrization(layer.linear, "weight", Halved())
+    wanted = gradients(layer, x)
+    computed.clear()
+    layer.zero_grad()
+    with nn.utils.parametrize.cached():
+        if before:
+            assert layer.linear.weight.requires_grad
+        z = layer(x)
+    assert len(computed) <= 2
+    z.square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name])

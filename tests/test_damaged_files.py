@@ -12,6 +12,7 @@ import torch
 from system.errors import UserError
 from system.state_dicts import load_state_dict, save_state_dict
 from system.tensor_files import archive_signature, check_archive, read_tensors
+from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, corpus_of
 
 GOLDEN = Path(__file__).parent / "golden"
 EXTREMES = (b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff\xff\xff\xff", b"\0\0\0\x10")
@@ -179,6 +180,18 @@ def test_what_is_read_lazily_needs_no_sound_values(path):
     overwrite(path, b"words-text", b"words-Text")
     with pytest.raises(UserError, match="damaged"):
         read_tensors(path, lazily=True)
+
+
+def test_the_corpus_of_a_run_needs_no_sound_values_and_a_sound_description(tmp_path):
+    assert corpus_of(tmp_path) is None
+    for name, corpus in ((CHECKPOINT_FILE, "words-text"), (PREVIOUS_FILE, "words-before")):
+        torch.save({"weight": torch.ones(9), "corpus": corpus}, tmp_path / name)
+        overwrite(tmp_path / name, torch.ones(9).numpy().tobytes(), torch.zeros(9).numpy().tobytes())
+    assert corpus_of(tmp_path) == "words-text"
+    overwrite(tmp_path / CHECKPOINT_FILE, b"words-text", b"words-Text")
+    assert corpus_of(tmp_path) == "words-before"
+    overwrite(tmp_path / PREVIOUS_FILE, b"words-before", b"words-Before")
+    assert corpus_of(tmp_path) is None
 
 
 def test_the_remedy_is_the_readers(path):

@@ -21,7 +21,7 @@ OUT_OF_MEMORY = {
     "a size that no integer holds": lambda: message_of(lambda: torch.empty(2**62, 2**62)),
 }
 OTHERS = (
-    RuntimeError("integer overflow in an index"),
+    RuntimeError("integer overflow in index"),
     RuntimeError("cannot allocate a name for the buffer"),
     RuntimeError("the stack is out of memory addresses to name"),
     ValueError("DefaultCPUAllocator: "),

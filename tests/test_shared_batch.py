@@ -270,6 +270,9 @@ def test_a_sum_is_no_option_of_a_solver_and_not_shown():
     with pytest.raises(ValueError, match="f_options: broyden has no option 'batch_sum': choose from history"):
         DEQModule(f_options={"batch_sum": None})
     assert repr(DEQModule(batch_sum=np.copy)) == repr(DEQModule())
+    batch_sum = partial(Meeting(1).add_up, 0)  # its barrier cannot be copied
+    assert DEQModule(batch_sum=batch_sum).batch_sum is batch_sum
+    assert DEQModule().batch_sum is None
 
 
 # -- the language model

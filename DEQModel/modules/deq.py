@@ -15,6 +15,7 @@ from modules.checks import SHARE, Range, check_choice
 from modules.gradients import attach_implicit
 from modules.iterate import iterate
 from modules.jacobian import jacobian_loss
+from modules.parametrizations import parametrizations_apart
 from modules.prepare import PREPARATIONS, prepare
 from modules.report import SolveInfo, SolveReport, SolverResult
 from modules.solver import Solver
@@ -183,7 +184,7 @@ class DEQModule(nn.Module):
         if self.grad in ("implicit", "one_step"):
             return self._solve_and_apply(f, z0, jacobian_samples)
         if self.grad == "phantom":
-            with torch.no_grad():
+            with torch.no_grad(), parametrizations_apart():
                 result = self._solve_forward(f, z0)
             output = iterate(f, result.value.detach(), steps=self.phantom_steps, damping=self.phantom_damping).clone()
             info = SolveInfo(result.report)
@@ -223,7 +224,7 @@ class DEQModule(nn.Module):
 
     def _solve_and_apply(self, f: Map, z0: Tensor, jacobian_samples: int) -> tuple[Tensor, SolveInfo]:
         """The modes whose graph is that of one application at z*."""
-        with torch.no_grad():
+        with torch.no_grad(), parametrizations_apart():
             result = self._solve_forward(f, z0)
         info = SolveInfo(result.report)
         implicit = self.grad == "implicit"
