@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.transformers.config import DEQTransformerConfig
-from models.transformers.initialization import initialize
+from models.transformers.initialisation import initialise_parameters
 from models.transformers.model import DEQTransformerLM
 from modules.optimizations import NormalizableLinear, masked, variational_mask
 from utils.positional_embedding import PositionalEmbedding
@@ -81,7 +81,7 @@ def initialized(wnorm=False, **options):
         "emb_init": "normal",
         "emb_init_range": 0.01,
     }
-    initialize(model, **(settings | options))
+    initialise_parameters(model, **(settings | options))
     return dict(model.named_parameters()), before
 
 

@@ -33,6 +33,7 @@ class Context:
     A subclass is a frozen dataclass. Its fields are tensors, further contexts, or None for what there is not; those
     that have an entry a sequence say in which dimension: `keys: Tensor = batched(1)`. What is neither has been
     prepared for this very dtype and place, as weights in another layout: `select` hands it on, `to` leaves it out.
+    `to` is for solves in another precision, `copy_` for maps that are captured once and run on fixed buffers.
     """
 
     def select(self, rows: Tensor) -> Context:

@@ -55,8 +55,8 @@ class DEQModule(nn.Module):
 
         y = (∂f/∂z*)ᵀ y + ȳ,
 
-    found by the backward solver, before it flows through ẑ's graph. With `b_thres` 0 there is no solve: y is what that
-    would have started from. The other modes:
+    found by the backward solver, before it flows through ẑ's graph. With `b_thres` 0 there is no solve: y is ȳ, or
+    what "shine" makes of it. The other modes:
 
         one_step   y = ȳ, the gradient of a single application (Jacobian-free, arXiv 2103.12803)
         phantom    K damped applications from z*, with their ordinary gradient: (I - ∂f/∂z)⁻¹ is replaced by
@@ -71,7 +71,8 @@ class DEQModule(nn.Module):
 
     Args:
         solver, b_solver: names of the forward and backward solvers, keys of `SOLVERS`; None for the same one.
-        f_thres, b_thres: largest number of steps, forward and backward.
+        f_thres, b_thres: thresholds, forward and backward: the largest number of updates (Broyden, fixed_point) or of
+            evaluations of f (Anderson).
         f_eps, b_eps: residuals at which the solves have converged.
         stop_mode, b_stop_mode: "rel" or "abs". An absolute backward test lets the gradient's accuracy depend on the
             scale of the loss.

@@ -1,5 +1,5 @@
-"""Variational dropout and weight normalisation, shaped for weight-tied maps: everything here is computed once per
-solve and handed to the map, never drawn or normalised again inside the solver's loop."""
+"""Variational dropout and weight normalisation for weight-tied maps: masks and matrices that are to be made once per
+solve and handed to the map, not drawn or normalised again inside the solver's loop."""
 
 from __future__ import annotations
 

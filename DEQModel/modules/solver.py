@@ -82,7 +82,7 @@ class Solver(ABC):
                 tensor), they leave the batch that f sees once enough of them have finished.
             z0: the start (B, *); its dtype and device are kept.
             threshold: largest number of updates or of evaluations, as each solver says.
-            eps: residual (in the stop mode) below which the solve has converged; 0 takes every step.
+            eps: residual (in the stop mode) below which the solve has converged; with 0 it never has.
             stop_mode: "rel" for ‖g‖ / ‖f(z)‖, "abs" for ‖g‖.
             stop_scope: "batch" stops on the whole batch's residual, "sequence" each sequence on its own.
             batch_sum: where z0 is a part of a batch that several processes divided among themselves, adds up over all

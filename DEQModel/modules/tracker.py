@@ -21,7 +21,7 @@ TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relativ
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
-DIVERGENCE_RATIO = 1e3  # growth over the first step's residual, per position, that counts as divergence
+DIVERGENCE_RATIO = 1e3  # growth over the first candidate's residual, per position, that counts as divergence
 OPEN = -1  # in place of an index into REASONS: still being solved for
 
 

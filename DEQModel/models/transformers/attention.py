@@ -24,7 +24,7 @@ class AttentionContext(Context):
     """All that attention needs beside z, computed once per solve."""
 
     weight_qkv: Tensor  # (3D, D)
-    injection: Tensor = batched(0)  # (B, L, 3D) of the current positions; its q third includes r_r_bias
+    current_injection: Tensor = batched(0)  # (B, L, 3D); its q third includes r_r_bias
     bias_difference: Tensor  # (H, 1, E), r_w_bias - r_r_bias
     memory_keys: Tensor = batched(1)  # (H, B, M, E)
     memory_values: Tensor = batched(1)  # (H, B, M, E)
@@ -94,7 +94,7 @@ class RelativeAttention(nn.Module):
         attention_shape = (self.n_head, n_batch, n_query, n_key)
         return AttentionContext(
             weight_qkv=weight_qkv,
-            injection=injection[:, n_memory:] + bias_qkv,
+            current_injection=injection[:, n_memory:] + bias_qkv,
             bias_difference=(self.r_w_bias - self.r_r_bias).unsqueeze(1),
             memory_keys=memory_kv[0].contiguous(),
             memory_values=memory_kv[1].contiguous(),
@@ -111,7 +111,7 @@ class RelativeAttention(nn.Module):
         n_batch, n_query, d_model = z.shape
         n_head, d_head = self.n_head, self.d_head
         n_key = context.visibility.shape[1]
-        qkv = torch.addmm(context.injection.flatten(0, 1), z.reshape(-1, d_model), context.weight_qkv.t())
+        qkv = torch.addmm(context.current_injection.flatten(0, 1), z.reshape(-1, d_model), context.weight_qkv.t())
         q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
         k = torch.cat([context.memory_keys, k], dim=2).view(n_head * n_batch, n_key, d_head)
         v = torch.cat([context.memory_values, v], dim=2).view(n_head * n_batch, n_key, d_head)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.transformers.initialization import INITIALIZERS
+from models.transformers.initialisation import INITIALISERS
 from system.flag import AT_THE_BEGINNING, Need, Note, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
-ITS_SHAPE = "the weights have its shape"
+ITS_SHAPE, TRAINED_WITH = "the weights have its shape", "the weights were trained with it"
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class DEQTransformerFlags:
         ),
         fixed=ITS_SHAPE,
     )
-    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=ITS_SHAPE)
+    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=TRAINED_WITH)
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, sweeps=True)
     same_length: bool = flag(False, "every token attends over the same number of keys")
-    attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=ITS_SHAPE)
+    attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
 
-    init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALIZERS), fixed=AT_THE_BEGINNING)
+    init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
     emb_init: str = flag(
-        "normal", "initialiser of the embeddings", choices=tuple(INITIALIZERS), fixed=AT_THE_BEGINNING
+        "normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING
     )  # fmt: skip
     init_range: float = flag(
         0.05, "half-width of the weights' uniform initialiser", least=0, fixed=AT_THE_BEGINNING

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
-from models.transformers.initialization import initialize
+from models.transformers.initialisation import initialise_parameters
 from models.transformers.model import DEQTransformerLM
 from models.transformers.weights import DEQTransformerWeights
 
@@ -38,7 +38,7 @@ def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
 
 def initialise(model: DEQTransformerLM, settings: Any) -> None:
     """Draw every parameter anew."""
-    initialize(model, **{name: getattr(settings, name) for name in INITIALISATION})
+    initialise_parameters(model, **{name: getattr(settings, name) for name in INITIALISATION})
 
 
 SPEC = ModelSpec(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modules.checks import check_choice
 
-INITIALIZERS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+INITIALISERS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     # of a tensor, from a standard deviation and a half-width
     "normal": lambda tensor, std, half_width: nn.init.normal_(tensor, 0.0, std),
     "uniform": lambda tensor, std, half_width: nn.init.uniform_(tensor, -half_width, half_width),
@@ -17,7 +17,7 @@ INITIALIZERS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 @torch.no_grad()
-def initialize(
+def initialise_parameters(
     model: nn.Module,
     *,
     init: str,
@@ -35,19 +35,19 @@ def initialize(
 
     Args:
         model: with the parameter names of the published state dicts.
-        init, emb_init: keys of `INITIALIZERS`.
+        init, emb_init: keys of `INITIALISERS`.
         init_range, emb_init_range: half-widths of the uniform ones.
         init_std, proj_init_std: standard deviations.
     """
 
-    check_choice("init", init, INITIALIZERS)
-    check_choice("emb_init", emb_init, INITIALIZERS)
+    check_choice("init", init, INITIALISERS)
+    check_choice("emb_init", emb_init, INITIALISERS)
 
     def weight(tensor: Tensor) -> None:
-        INITIALIZERS[init](tensor, init_std, init_range)
+        INITIALISERS[init](tensor, init_std, init_range)
 
     def embedding(tensor: Tensor) -> None:
-        INITIALIZERS[emb_init](tensor, init_std, emb_init_range)
+        INITIALISERS[emb_init](tensor, init_std, emb_init_range)
 
     def projection(tensor: Tensor) -> None:
         nn.init.normal_(tensor, 0.0, proj_init_std)
