@@ -247,6 +247,11 @@ def test_checkpoints_are_refused(refused, tmp_path):
         for part in [str(good), *parts]:
             assert part in message
 
+    weights = trained.weights
+    weights["crit.out_layers.0.weight"] = weights["crit.out_layers.0.weight"] + 1
+    torch.save(weights, tmp_path / "untied.pkl")
+    assert "tied by the flags: pass --not_tied" in refused(f"--eval --load {tmp_path}/untied.pkl")
+
 
 def test_refusal_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", str(tmp_path), "--f_thres", "-1"]

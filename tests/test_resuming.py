@@ -14,6 +14,7 @@ from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
 from system.errors import UserError
 from system.tensor_files import read_tensors
+from training import recipe
 from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE, write_checkpoint
 from training.trainer import Trainer
 from training.update import Updater
@@ -378,9 +379,54 @@ def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place):
     assert "is not what the run" in refused.err
 
 
+def test_a_checkpoint_from_which_another_process_went_on_meanwhile_is_refused(stopped, place, monkeypatch):
+    """Both had read its header; the other one was the first to lock the folder, and is through."""
+    whole = call(flags(place, "--save_interval 4", "alone"))
+    open_experiment, left = recipe.open_experiment, {}
+
+    def late(*given):
+        monkeypatch.undo()
+        assert restart(stopped).status == 0
+        left.update({path: path.read_bytes() for path in stopped.iterdir() if path.is_file()})
+        return open_experiment(*given)
+
+    monkeypatch.setattr(recipe, "open_experiment", late)
+    outcome = restart(stopped)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert f"{stopped} is in use by another process, which has gone on" in outcome.err
+    assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == left
+    assert told(stopped) == told(whole.folder)
+
+
 def test_an_unknown_entry_is_refused_before_anything_is_written(stopped):
     torch.save({**content(stopped), "extra": 1}, stopped / CHECKPOINT_FILE)
     before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
     outcome = restart(stopped)
     assert (outcome.status, outcome.out) == (2, "")
+    assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"step": -5}, "is no checkpoint of a training run"),
+        ({"format": torch.ones(2)}, "is no checkpoint of a training run"),
+        ({"settings": 3}, "is no checkpoint of a training run"),
+        ({"log_end": "x"}, "is no checkpoint of a training run"),
+        ({"position": -5}, "another kind of run"),
+        ({"epoch": 2.5}, "another kind of run"),
+    ],
+)
+def test_entries_of_another_kind_are_refused(change, part, stopped):
+    torch.save({**content(stopped), **change}, stopped / CHECKPOINT_FILE)
+    outcome = restart(stopped)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert part in outcome.err
+
+
+@pytest.mark.parametrize("entry", ["epoch", "model", "window", "best"])
+def test_a_missing_entry_is_refused_before_anything_is_written(entry, stopped):
+    torch.save({name: value for name, value in content(stopped).items() if name != entry}, stopped / CHECKPOINT_FILE)
+    before = {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()}
+    assert restart(stopped).status == 2
     assert {path: path.read_bytes() for path in stopped.iterdir() if path.is_file()} == before

@@ -16,16 +16,18 @@ def in_flags(text: str, flag_names: Mapping[str, str]) -> str:
 
 @contextmanager
 def mistakes_in_flags(flag_names: Mapping[str, str], where: str = "") -> Iterator[None]:
-    """Around calls that raise ValueErrors about settings.
+    """Around calls that raise ValueErrors about settings, or UserErrors that name some.
 
     Args:
         flag_names: setting -> its flag, as users type it.
         where: is put before the message, such as the name of a file.
 
     Raises:
-        UserError: in place of a ValueError, in the words of flags.
+        UserError: in place of a ValueError, or of a UserError, which says where itself, in the words of flags.
     """
     try:
         yield
+    except UserError as error:
+        raise UserError(in_flags(str(error), flag_names)) from error
     except ValueError as error:
         raise UserError(where + in_flags(str(error), flag_names)) from error

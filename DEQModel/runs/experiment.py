@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,7 @@ class Experiment:
         settings: of the run; with `debug` nothing is written to disk, and `folder` is None.
         folder: of a run to go on in; None makes a new one.
         log_end: bytes of that run's log that stay, None for all.
+        before_cut: called when the folder is this process's alone, before anything in it is changed.
         step: from which that run goes on: its later points count no more.
         silent: nothing is written nor shown, and `folder` is None: a process beside the one that tells.
 
@@ -46,6 +47,7 @@ class Experiment:
         *,
         folder: Path | None = None,
         log_end: int | None = None,
+        before_cut: Callable[[], object] = lambda: None,
         step: int = 0,
         silent: bool = False,
     ):
@@ -59,7 +61,7 @@ class Experiment:
         from runs.curves import Curves
 
         self.folder = make_run_folder(settings) if folder is None else Path(folder)
-        self._log = _open_log(self.folder / LOG_FILE, log_end)
+        self._log = _open_log(self.folder / LOG_FILE, log_end, before_cut)
         self._curves = Curves(self.folder, purge_step=None if folder is None else step + 1)
         options = dataclasses.asdict(settings)
         self._write_json(SETTINGS_FILE, options)
@@ -159,9 +161,9 @@ class Experiment:
                 self._show(f"{path} can be written again")
 
 
-def _open_log(path: Path, end: int | None) -> LogFile:
+def _open_log(path: Path, end: int | None, before_cut: Callable[[], object]) -> LogFile:
     try:
-        return LogFile(path, end)
+        return LogFile(path, end, before_cut)
     except BlockingIOError as error:
         raise UserError(
             f"{path.parent} is in use by another process: wait until that has ended, or pass another folder"

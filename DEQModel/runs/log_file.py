@@ -1,6 +1,7 @@
 """The log of a run: lines on disk, and in memory as long as the disk does not take them."""
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from system.growing_file import GrowingFile
@@ -14,24 +15,26 @@ class LogFile:
     Args:
         path: of the file, which may exist.
         end: bytes of it that stay; None leaves all.
+        before_cut: called when no other process can write the file any more; what it raises leaves the file as it is.
 
     Raises:
         BlockingIOError: another process writes the file.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, end: int | None = None):
+    def __init__(self, path: Path, end: int | None = None, before_cut: Callable[[], object] = lambda: None):
         self.path = path
         self._file = GrowingFile(path, locked=True)
         self._waiting: deque[bytes] = deque()
         self._n_lost = 0
         try:
             self._file.open()
+            before_cut()
             if end is not None:
                 self._file.cut(end)
             if self._file.size and not self._file.ends_with(b"\n"):
                 self._waiting.append(b"\n")  # the machine stopped in the middle of a line
-        except OSError:
+        except BaseException:
             self._file.close()
             raise
 

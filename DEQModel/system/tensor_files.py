@@ -14,6 +14,7 @@ from torch import Tensor
 
 from system.atomic_file import write_atomically
 from system.errors import UserError
+from system.out_of_memory import is_out_of_memory
 from system.pickle_names import foreign_name, shown
 
 REMEDY = "pass a file made by torch.save(model.state_dict(), FILE)"
@@ -45,6 +46,8 @@ def read_tensors(
             warnings.simplefilter("ignore")  # about formats that then load, or fail below
             return _plain(torch.load(path, map_location=map_location, weights_only=True, mmap=lazily), {})
     except Exception as error:  # a damaged file raises nearly any type
+        if is_out_of_memory(error):
+            raise
         refused = REFUSED_NAME.search(str(error))
         name = refused[1] if refused else foreign_name(path)
         if name:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from system.atomic_file import sync_folder
 from system.errors import UserError
 from system.out_of_memory import is_out_of_memory
-from system.tensor_files import check_archive, read_tensors, write_tensors
+from system.tensor_files import archive_signature, check_archive, read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.pt"
 PREVIOUS_FILE = "checkpoint.previous.pt"  # the one before, for when the newest is damaged
@@ -33,10 +33,7 @@ class Part(Protocol):
         """Its entries of the checkpoint, tensors and plain values. All processes call this, in the same order."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's entries, all parts' and the header's.
-
-        An entry that older programs did not write needs a value of its own where it is missing.
-        """
+        """Go on from a checkpoint's entries, all parts' and the header's."""
 
 
 def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
@@ -64,6 +61,7 @@ class Checkpoint:
         corpus: identity of the vocabulary and the training text.
         step: updates so far, counted from --start_train_steps.
         log_end: length of the log, bytes.
+        signature: of the file, to know it again.
     """
 
     path: Path
@@ -71,14 +69,15 @@ class Checkpoint:
     corpus: str
     step: int
     log_end: int
+    signature: str | None
 
     @classmethod
-    def newest(cls, folder: str | os.PathLike, known: Collection[str]) -> tuple["Checkpoint", list[str]]:
+    def newest(cls, folder: str | os.PathLike, entries: Collection[str]) -> tuple["Checkpoint", list[str]]:
         """The newest sound checkpoint of a run's folder, and remarks on those that are not.
 
         Args:
             folder: of the run.
-            known: entries that a checkpoint may have.
+            entries: that the parts of a run have in a checkpoint.
 
         Raises:
             UserError: there is none, or it was written by another version.
@@ -90,25 +89,26 @@ class Checkpoint:
                 faults.append(f"{path} does not exist")
                 continue
             try:
+                signature = archive_signature(path)
                 check_archive(path, remedy="it cannot be used")
                 content = read_tensors(path, lazily=True, remedy="it cannot be used")
             except UserError as error:
                 faults.append(str(error))
                 continue
-            checkpoint = cls._of(content, path, known)
+            checkpoint = cls._of(content, path, entries, signature)
             return checkpoint, [f"warning: {fault}: going on from {path}, step {checkpoint.step}" for fault in faults]
         raise UserError(f"--restart_dir {folder}: no checkpoint to go on from ({'; '.join(faults)}): {REMEDY}")
 
     @classmethod
-    def _of(cls, content: object, path: Path, known: Collection[str]) -> "Checkpoint":
-        if not isinstance(content, Mapping) or not content.keys() >= set(HEADER):
+    def _of(cls, content: object, path: Path, entries: Collection[str], signature: str | None) -> "Checkpoint":
+        if not isinstance(content, Mapping) or not _has_header(content):
             raise UserError(f"{path} is no checkpoint of a training run: {REMEDY}")
-        if content["format"] != FORMAT or not content.keys() <= {*HEADER, *known}:
+        if content["format"] != FORMAT or content.keys() != {*HEADER, *entries}:
             raise UserError(
                 f"{path} has format {content['format']}, this version reads format {FORMAT}: go on with the version "
                 "that wrote it, or start a new run from its weights with --load model_state_dict.pkl"
             )
-        return cls(path, content["settings"], content["corpus"], content["step"], content["log_end"])
+        return cls(path, content["settings"], content["corpus"], content["step"], content["log_end"], signature)
 
     def resume(self, parts: Iterable[Part]) -> None:
         """Put the parts of a new run where they were when the checkpoint was written.
@@ -117,6 +117,7 @@ class Checkpoint:
             UserError: they were the parts of another kind of run.
         """
         state = {**read_tensors(self.path, remedy=REMEDY), "settings": self.settings}
+        self.see_that_it_is_still_there()  # and that this was it
         try:
             for part in parts:
                 part.restore(state)
@@ -128,11 +129,34 @@ class Checkpoint:
                 f"({type(error).__name__}: {error}): pass the folder of a run of this script"
             ) from error
 
+    def see_that_it_is_still_there(self) -> None:
+        """Compare the file with the one whose header was read.
+
+        Raises:
+            UserError: another process has gone on from it meanwhile.
+        """
+        if archive_signature(self.path) != self.signature:
+            raise UserError(
+                f"{self.path.parent} is in use by another process, which has gone on from {self.path.name}: wait until "
+                "that has ended, then go on from the new one"
+            )
+
     def become_the_newest(self) -> None:
         """Take the place of the checkpoint that could not be read, which must not become the one before the next."""
         if self.path.name == PREVIOUS_FILE:
             with suppress(OSError):  # told of when the next one is written
                 os.replace(self.path, self.path.with_name(CHECKPOINT_FILE))
+
+
+def _has_header(content: Mapping[str, Any]) -> bool:
+    if not content.keys() >= set(HEADER):
+        return False
+    numbers = [content[name] for name in ("format", "step", "log_end")]
+    return (
+        all(type(number) is int and number >= 0 for number in numbers)
+        and isinstance(content["settings"], Mapping)
+        and isinstance(content["corpus"], str)
+    )
 
 
 def corpus_of(folder: str | os.PathLike) -> str | None:

@@ -62,7 +62,8 @@ def make_model(command: CommandLine, settings: Settings, n_token: int, device: t
     of_run = settings.eval and settings.restart_dir
     path = Path(settings.restart_dir, WEIGHTS_FILE) if of_run else settings.load
     if path:
-        load_weights(command, model, path)
+        with enough_memory(f"{path}", "make room, or use a machine with more of it"):
+            load_weights(command, model, path)
     return model
 
 

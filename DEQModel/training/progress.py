@@ -32,9 +32,18 @@ class Progress:
         return asdict(self)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`.
+
+        Raises:
+            TypeError, ValueError: it is no run's.
+        """
         for entry in fields(self):
-            setattr(self, entry.name, state[entry.name])
+            value = state[entry.name]
+            if type(value) is not type(getattr(self, entry.name)):
+                raise TypeError(f"{entry.name} is a {type(value).__name__}")
+            if value < 0:
+                raise ValueError(f"{entry.name} is {value}")
+            setattr(self, entry.name, value)
 
 
 @dataclass

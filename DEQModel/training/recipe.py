@@ -134,8 +134,9 @@ class Work:
         device = world.device(settings.cuda)
         corpus = Corpus.load(settings.data, settings.dataset)
         check_corpus(settings, checkpoint, corpus)
+        file = checkpoint.signature if checkpoint else None
         step = checkpoint.step if checkpoint else 0
-        world.see_agreement({**without_places(settings), "corpus": corpus.checksum, "step": step})
+        world.see_agreement({**without_places(settings), "corpus": corpus.checksum, "step": step, "checkpoint": file})
         model = make_model(command, settings, len(corpus.vocab), device)
         return cls(command, settings, checkpoint, remarks, world, device, corpus, model)
 
@@ -240,5 +241,11 @@ def open_experiment(settings: Settings, checkpoint: Checkpoint | None, world: Wo
     silent = not world.is_first
     if checkpoint is None:
         return Experiment(settings, silent=silent)
-    folder = Path(settings.restart_dir)
-    return Experiment(settings, folder=folder, log_end=checkpoint.log_end, step=checkpoint.step, silent=silent)
+    return Experiment(
+        settings,
+        folder=Path(settings.restart_dir),
+        log_end=checkpoint.log_end,
+        before_cut=checkpoint.see_that_it_is_still_there,
+        step=checkpoint.step,
+        silent=silent,
+    )

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Collection
 
+import numpy as np
 import torch
 
 from config.depth import training_depth, validation_depth
@@ -111,6 +112,7 @@ class Trainer:
             checkpoint.resume(self.parts)
         if self.progress.bad_steps >= self.settings.max_bad_steps:
             self.progress.bad_steps = 0  # the run that they stopped has another go
+        self.world.sum(np.zeros(1))  # all have read it, before it may get another name
         if self.world.is_first:
             checkpoint.become_the_newest()
 

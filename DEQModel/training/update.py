@@ -22,6 +22,7 @@ from modules.depth import Depth
 from modules.report import SolveInfo
 from system.distributed import World, sum_gradients
 from system.state_dicts import load_into
+from training.checkpoint import CHECKPOINT_FILE
 from training.jacobian_penalty import Charge
 from utils.optimizers import Clipping
 
@@ -136,7 +137,7 @@ class Updater:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; options of the optimizer that the user may have changed since are kept."""
-        load_into(self.model, state["model"], "the checkpoint")
+        load_into(self.model, state["model"], CHECKPOINT_FILE)
         weight_decay = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, kept in zip(self.optimizer.param_groups, weight_decay, strict=True):
