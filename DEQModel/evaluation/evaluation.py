@@ -136,7 +136,7 @@ def _read(
 
 
 def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth) -> EvaluationReport:
-    """Of all rows, from what was found out of some by each process, in their order."""
+    """The report over all rows, from the sums of each process, by rank."""
     nll = torch.cat([part.nll for part in parts])  # (B,)
     n_tokens = sum(part.n_tokens for part in parts)
     radii = [torch.cat(segment) for segment in zip(*(part.radii for part in parts), strict=True)]

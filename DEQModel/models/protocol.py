@@ -129,7 +129,7 @@ class CellMap(Generic[C]):
 
     def pack(self, z: Tensor) -> CellMap[C]:
         """The same map with prepared weights, for states like z."""
-        return CellMap(self.cell, self.context.pack(z.shape[0] * z.shape[1]))
+        return CellMap(self.cell, self.context.pack(z.shape[:-1].numel()))
 
 
 class Head(Protocol):
@@ -239,7 +239,7 @@ class ModelSpec:
     Attributes:
         name: for people.
         flags: a frozen dataclass of the settings that the model has beside the shared ones, made of `flag` fields.
-        resolve: settings to the same with those filled in whose default rests on another setting.
+        resolve: settings to the values, by name, of those whose default rests on another setting.
         configure: settings and V to the model's configuration; ValueError where they contradict each other.
         build: a model from that.
         initialise: draws its parameters, as the settings say.

@@ -65,7 +65,8 @@ class Tracker:
         eps: residual below which a unit has converged.
         stop_mode: "rel" or "abs".
         stop_scope: "batch" or "sequence".
-        first_candidate: index of the first iterate that may be returned. (The start is, where all others are worse.)
+        first_candidate: index of the first iterate that may be returned (the start is, where all others are worse); the
+            stop rules apply from it on, and growth over its residual is divergence.
         batch_sum: adds up over the parts of a divided batch, None for an undivided one; called once by each `record`
             and by `result`, with the scope "sequence" never.
 

@@ -24,7 +24,7 @@ class Need:
     """What a setting has no effect without.
 
     Attributes:
-        what: it is, as flags.
+        what: the missing setting, written as flags.
         is_there: tells whether settings have it.
     """
 
@@ -37,7 +37,7 @@ class Note:
     """What is allowed in training, but does not do all that it promises.
 
     Attributes:
-        at_odds: tells whether settings are.
+        at_odds: whether settings conflict.
         consequence: what comes of it.
         beside: another setting that has its part in that.
     """
