@@ -94,6 +94,8 @@ FLAGS = [
     ("--f_eps=-1e-3", ["--f_eps is -0.001", "pass 0 or more"]),
     ("--b_eps nan", ["--b_eps is nan", "finite"]),
     ("--mem_len -1", ["--mem_len is -1", "at least 0"]),
+    ("--local_size 99999999999999999999", ["--local_size is 99999999999999999999", "below 2147483648"]),
+    ("--adaptive --cutoffs 99999999999999999999", ["--cutoffs is 99999999999999999999", "below 2147483648"]),
     ("--tgt_len 0", ["--tgt_len is 0", "at least 1"]),
     ("--eval_tgt_len 0", ["--eval_tgt_len is 0", "at least 1"]),
     ("--local_size -2", ["--local_size is -2", "at least 0"]),

@@ -43,3 +43,8 @@ def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, enough_memory("the model", "lower it"):
         raise error
     assert caught.value is error
+
+
+def test_the_allocator_of_c_is_told_by_its_whole_message():
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not is_out_of_memory(RuntimeError("caught std::bad_alloc in a thread"))

@@ -152,7 +152,9 @@ class SolveSummary:
 
     def __str__(self) -> str:
         given = [(name, value) for name, value in self.options.items() if value is not None]
-        options = "".join(f", {name} {value:g}" for name, value in given)
+        options = "".join(
+            f", {name} {value if isinstance(value, int) else format(value, 'g')}" for name, value in given
+        )
         return (
             f"{self.solver}{options}, threshold {self.threshold}, eps {self.eps:g}, stop mode "
             f"{self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "

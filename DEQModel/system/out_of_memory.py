@@ -10,7 +10,7 @@ from system.errors import UserError
 
 OUT_OF_MEMORY = re.compile(  # in messages of PyTorch that have no type of their own
     r"DefaultCPUAllocator: |not enough memory: you tried to allocate|CUDA error: out of memory|"
-    r"CU\w+_STATUS_ALLOC_FAILED|Storage size calculation overflowed"
+    r"CU\w+_STATUS_ALLOC_FAILED|Storage size calculation overflowed|^std::bad_alloc$"
 )
 
 

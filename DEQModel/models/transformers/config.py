@@ -41,6 +41,7 @@ class DEQTransformerFlags:
         kind=int,
         several=True,
         least=1,
+        below=2**31,
         listed=False,
         needs=(Need("--adaptive", lambda s: s.adaptive),),
         fixed=ITS_SHAPE,
@@ -57,7 +58,7 @@ class DEQTransformerFlags:
     )
     pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=TRAINED_WITH)
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
-    local_size: int = flag(0, "attention horizon; 0 means none", least=0, sweeps=True)
+    local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
     same_length: bool = flag(False, "every token attends over the same number of keys")
     attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
 
