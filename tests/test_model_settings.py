@@ -53,6 +53,12 @@ def test_model_with_other_settings_is_the_one_built_with_them_and_shares_its_par
     assert (first.config.mem_len, first.config.same_length) == (4, False)
 
 
+def test_shape_of_a_model_cannot_be_changed():
+    first = model()
+    with pytest.raises(ValueError, match="`d_inner` belongs to the model's build: choose from mem_len"):
+        first.with_config(replace(first.config, d_inner=20))
+
+
 @pytest.mark.parametrize("grad", ["implicit", "one_step", "phantom", "unroll"])
 def test_penalty_reaches_the_parameters_with_every_gradient(grad):
     subject = model(grad=grad, f_thres=5)

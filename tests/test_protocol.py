@@ -1,6 +1,7 @@
 """What models hand to the solver and to the program: contexts, cells, hidden states."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ DROPOUT = {"dropout": 0.3, "dropatt": 0.3}
 @dataclass(frozen=True)
 class Inner(Context):
     keys: Tensor = batched(1)  # (H, B, E)
+    mask: Tensor | None = batched(1)  # (H, B, 1)
+    packed_for: int | None = None
+
+    def pack(self, n_rows: int) -> "Inner":
+        return replace(self, packed_for=n_rows)
 
 
 @dataclass(frozen=True)
@@ -28,47 +34,95 @@ class Outer(Context):
     weight: Tensor  # (D, D)
     injection: Tensor = batched(0)  # (B, D)
     mask: Tensor | None = batched(0)
-    places: Tensor  # (B,), integers that are no sequence's own
+    places: Tensor  # (3,), integers that are no sequence's own
     inner: Inner
     prepared: object
 
 
-def outer(prepared=None, mask=None, seed=0) -> Outer:
+def outer(prepared=None, mask=None, inner_mask=None, packed_for=None, seed=0) -> Outer:
     generator = torch.Generator().manual_seed(seed)
     weight, injection, keys = (torch.randn(shape, generator=generator) for shape in ((2, 2), (3, 2), (4, 3, 5)))
-    return Outer(weight, injection, mask, torch.arange(3), Inner(keys), prepared)
+    return Outer(weight, injection, mask, torch.arange(3) + seed, Inner(keys, inner_mask, packed_for), prepared)
+
+
+def tensors(context: Context) -> list[Tensor]:
+    """All of them, in the order of the fields."""
+    values = [getattr(context, entry.name) for entry in fields(context)]
+    nested = [tensors(value) if isinstance(value, Context) else [value] for value in values]
+    return [value for part in nested for value in part if isinstance(value, Tensor)]
 
 
 def test_some_sequences():
-    whole, rows, prepared = outer(prepared := object()), torch.tensor([2, 0]), prepared
+    prepared, rows = object(), torch.tensor([2, 0])
+    whole = outer(prepared, packed_for=7)
     some = whole.select(rows)
     assert torch.equal(some.injection, whole.injection[rows])
     assert torch.equal(some.inner.keys, whole.inner.keys[:, rows])
     assert some.weight is whole.weight
     assert some.places is whole.places
-    assert (some.mask, some.prepared) == (None, prepared)
+    assert (some.mask, some.inner.mask) == (None, None)
+    assert (some.prepared, some.inner.packed_for) == (prepared, 7)
+    masks = outer(mask=torch.rand(3, 1), inner_mask=torch.rand(4, 3, 1))
+    assert torch.equal(masks.select(rows).mask, masks.mask[rows])
+    assert torch.equal(masks.select(rows).inner.mask, masks.inner.mask[:, rows])
 
 
 def test_another_dtype():
-    cast = outer(prepared=object()).to(torch.bfloat16)
-    assert {cast.weight.dtype, cast.injection.dtype, cast.inner.keys.dtype} == {torch.bfloat16}
-    assert cast.places.dtype == torch.int64
-    assert (cast.mask, cast.prepared) == (None, None), "what was prepared was prepared for another dtype"
+    whole = outer(prepared=object(), packed_for=7)
+    cast = whole.to(torch.bfloat16)
+    for name in ("weight", "injection"):
+        assert torch.equal(getattr(cast, name), getattr(whole, name).bfloat16())
+        assert getattr(cast, name).dtype == torch.bfloat16
+    assert torch.equal(cast.inner.keys, whole.inner.keys.bfloat16())
+    assert cast.inner.keys.dtype == torch.bfloat16
+    assert cast.places is whole.places
+    assert (cast.mask, cast.inner.mask) == (None, None)
+    assert (cast.prepared, cast.inner.packed_for) == (None, None), "what was prepared was prepared for another dtype"
 
 
 def test_fixed_buffers_take_over_values():
-    buffers, other = outer(), outer(seed=1)
-    places = {id(buffers.weight), id(buffers.injection), id(buffers.inner.keys)}
+    buffers, other = (
+        outer(mask=torch.full((3, 1), value), inner_mask=torch.full((4, 3, 1), value), seed=seed)
+        for seed, value in ((0, 1.0), (1, 2.0))
+    )
+    mine, theirs = tensors(buffers), tensors(other)
+    assert len(mine) == 6
+    places = [tensor.data_ptr() for tensor in mine]
+    assert not any(map(torch.equal, mine, theirs))
     buffers.copy_(other)
-    assert {id(buffers.weight), id(buffers.injection), id(buffers.inner.keys)} == places
-    for mine, theirs in ((buffers.weight, other.weight), (buffers.inner.keys, other.inner.keys)):
-        assert torch.equal(mine, theirs)
+    assert [tensor.data_ptr() for tensor in tensors(buffers)] == places
+    assert all(map(torch.equal, mine, theirs))
 
 
-@pytest.mark.parametrize(("one", "other"), [({"prepared": 1}, {"prepared": 1}), ({}, {"mask": torch.ones(3, 1)})])
-def test_buffers_that_cannot_take_over_are_refused(one, other):
-    with pytest.raises(ValueError, match=r"Outer\.(prepared|mask) is a tensor in one context alone, or is prepared"):
+MASK, INNER_MASK = {"mask": torch.ones(3, 1)}, {"inner_mask": torch.ones(4, 3, 1)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        (MASK, {}, "Outer.mask"),
+        ({}, MASK, "Outer.mask"),
+        (INNER_MASK, {}, "Inner.mask"),
+        ({}, INNER_MASK, "Inner.mask"),
+        ({"prepared": 1}, {"prepared": 1}, "Outer.prepared"),
+        ({"prepared": 1}, {}, "Outer.prepared"),
+        ({}, {"prepared": 1}, "Outer.prepared"),
+        ({"packed_for": 7}, {}, "Inner.packed_for"),
+        ({}, {"packed_for": 7}, "Inner.packed_for"),
+    ],
+)
+def test_buffers_that_cannot_take_over_are_refused(one, other, name):
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is a tensor in one context alone, or is prepared"):
         outer(**one).copy_(outer(**other))
+
+
+def test_nested_contexts_are_packed():
+    whole = outer()
+    packed = whole.pack(12)
+    assert packed.inner.packed_for == 12
+    assert whole.inner.packed_for is None
+    assert all(mine is theirs for mine, theirs in zip(tensors(packed), tensors(whole), strict=True))
+    assert CellMap(None, whole).pack(torch.zeros(3, 5, 2)).context.inner.packed_for == 15, "B·L rows"
 
 
 def language_model(dtype=torch.float64, **options) -> DEQTransformerLM:
@@ -107,11 +161,14 @@ def test_the_transformers_context_in_another_dtype():
 
 @torch.no_grad()
 def test_the_transformers_context_takes_over_another_segments_values():
-    model = language_model()
+    model = language_model(**DROPOUT).train()
     (f, z), (g, _) = problem(model), problem(model, seed=5)
-    assert not torch.allclose(f(z), g(z))
+    wanted = g(z)
+    assert not torch.allclose(f(z), wanted)
+    places = [tensor.data_ptr() for tensor in tensors(f.context)]
     f.context.copy_(g.context)
-    assert torch.equal(f(z), g(z))
+    assert torch.equal(f(z), wanted)
+    assert [tensor.data_ptr() for tensor in tensors(f.context)] == places
 
 
 def cell(**options) -> TransformerCell:
@@ -133,7 +190,9 @@ def test_norms_may_learn(norm):
     g, _ = problem(model)
     assert torch.equal(f(z), g(z)), "scale and bias begin as 1 and 0"
     g(z).square().sum().backward()
-    assert all(float(learned.get_parameter(f"{name}.weight").grad.norm()) > 0 for name in ("attn_norm", "ff_norm"))
+    for name in ("attn_norm", "ff_norm"):
+        for kind in ("weight", "bias"):
+            assert float(learned.get_parameter(f"{name}.{kind}").grad.norm()) > 0
 
 
 def test_norms_stand_in_one_of_two_places():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -63,13 +63,25 @@ class Context:
     def copy_(self, other: Context) -> None:
         """Take over the values of a context of the same shapes, in place: fixed buffers see a new solve.
 
+        Tensors may be the model's parameters: copy from contexts of the same model alone, or into clones.
+
         Raises:
             ValueError: the two have not the same fields filled, or hold something that is prepared.
         """
+        for mine, value in list(self._pairs(other)):  # all are checked before the first is written
+            mine.copy_(value)
+
+    def _pairs(self, other: Context) -> Iterator[tuple[Tensor, Tensor]]:
         for name, mine in self._items():
             value = getattr(other, name)
-            if isinstance(mine, Context) or (isinstance(mine, Tensor) and isinstance(value, Tensor)):
-                mine.copy_(value)
+            if isinstance(mine, Context) and isinstance(value, Context):
+                yield from mine._pairs(value)
+            elif isinstance(mine, Tensor) and isinstance(value, Tensor):
+                if mine.shape != value.shape:
+                    raise ValueError(
+                        f"{type(self).__name__}.{name} is {tuple(mine.shape)} here and {tuple(value.shape)} there"
+                    )
+                yield mine, value
             elif mine is not None or value is not None:
                 raise ValueError(f"{type(self).__name__}.{name} is a tensor in one context alone, or is prepared")
 

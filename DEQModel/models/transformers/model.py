@@ -7,6 +7,7 @@ time first, (L, B), as the data's batches do; states are (B, L, D).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from modules.optimizations import masked, variational_mask
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 from utils.positional_embedding import PositionalEmbedding
+
+REACH = ("mem_len", "local_size", "same_length")  # what a built model may be given anew
 
 
 class Memory(NamedTuple):
@@ -83,6 +86,17 @@ class DEQTransformerLM(LanguageModel):
         """f for tokens (L, B), and its start z = 0 (B, L, D)."""
         memory = self._or_empty(memory, tokens.shape[1])
         return self._start(memory, self._injection(tokens, memory))
+
+    def with_config(self, config: DEQTransformerConfig) -> DEQTransformerLM:
+        """A model of these parameters that remembers or looks back another length; the settings in REACH may differ.
+
+        Raises:
+            ValueError: another setting differs.
+        """
+        for field in fields(config):
+            if field.name not in REACH and getattr(config, field.name) != getattr(self.config, field.name):
+                raise ValueError(f"`{field.name}` belongs to the model's build: choose from {', '.join(REACH)}")
+        return super().with_config(config)
 
     def _injection(self, tokens: Tensor, memory: Memory) -> Tensor:
         """u over memory and tokens (B, K, 3D)."""
