@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopped_runs import flags, signal_in_update
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call, write_corpus
 
 
@@ -70,3 +71,10 @@ def user_cache(tmp_path_factory, monkeypatch) -> Path:
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def stopped(place, tmp_path) -> Path:
+    """The folder of a run that was stopped at step 6 of 10."""
+    with signal_in_update(6):
+        return call(f"{flags(place, '--save_interval 4', 'stopped')} --work_dir {tmp_path}/R-").folder

@@ -1,6 +1,7 @@
 """The command line: every listed flag with its default, abbreviations old and new, resolved settings."""
 
 import argparse
+import pickle
 
 import pytest
 from tiny_run import COMMAND
@@ -298,3 +299,10 @@ def test_notes_on_settings_at_odds(flags, parts):
     assert len(remarks) == bool(parts)
     for part in parts:
         assert part in remarks[0]
+
+
+def test_a_command_line_can_be_sent_to_other_processes():
+    command = pickle.loads(pickle.dumps(COMMAND))
+    assert (command.program, command.flags.keys()) == (COMMAND.program, COMMAND.flags.keys())
+    assert command.spec.weights is not None
+    assert vars(command.parse(["--seed", "3"])) == vars(COMMAND.parse(["--seed", "3"]))

@@ -20,7 +20,7 @@ from modules.report import SolveInfo, Termination
 from runs.experiment import Experiment
 from system.errors import UserError
 from training.jacobian_penalty import JacobianPenalty
-from training.trainer import Trainer
+from training.trainer import ENTRIES, Trainer
 
 N_TOKEN = 7
 PENALTY = 0.01  # per sequence
@@ -273,3 +273,8 @@ def test_validations_of_the_equilibrium_have_a_probe(capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if "probe: rel residual" in line]
     assert lines == [f"step {step} | probe: rel residual by evaluation | 1: 1.0e+00, 2: 3.3e-01" for step in (3, 4)]
     assert curves == [("probe/residual", pytest.approx((1, 1 / 3)), f"step {step:06d}") for step in (3, 4)]
+
+
+def test_the_parts_of_a_run_save_the_entries_that_a_checkpoint_must_have():
+    saved = [entry for part in trainer().parts for entry in part.state()]
+    assert sorted(saved) == sorted(ENTRIES)

@@ -32,6 +32,10 @@ class CommandLine:
     program: str
     spec: ModelSpec
 
+    def __reduce__(self) -> tuple[type["CommandLine"], tuple[str, ModelSpec]]:
+        """For other processes, without the class of settings that has been made, which they do not know."""
+        return CommandLine, (self.program, self.spec)
+
     @cached_property
     def settings(self) -> type[Settings]:
         """The class of its settings."""

@@ -156,9 +156,7 @@ class EquilibriumSettings:
 class OptimisationSettings:
     """The updates: their rule, their rate, their batches. Lengths are in tokens."""
 
-    optim: str = flag(
-        "Adam", "optimizer", choices=tuple(OPTIMIZERS), fixed="the optimizer's state is its own"
-    )  # fmt: skip
+    optim: str = flag("Adam", "optimizer", choices=tuple(OPTIMIZERS), fixed="the optimizer's state is its own")
     lr: float = flag(0.00025, "learning rate", above=0)
     scheduler: str = flag("cosine", "course of the learning rate", choices=tuple(SCHEDULES))
     warmup_step: int = flag(

@@ -154,7 +154,7 @@ class Head(Protocol):
         """Log-probability of every word: (N, D) -> (N, V)."""
 
 
-class Start(NamedTuple):
+class Problem(NamedTuple):
     """An equilibrium problem: z = f(z) from z0."""
 
     f: Callable[[Tensor], Tensor]
@@ -203,7 +203,7 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def problem(self, tokens: Tensor, memory: Memory | None) -> Start:
+    def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
         """The map and the start that `hidden` hands to its depth."""
 
     @abstractmethod

@@ -20,7 +20,10 @@ class Depth(Protocol):
     """From a map f and a start z0 to a state, with a graph where gradients are enabled."""
 
     def __call__(self, f: Map, z0: State) -> tuple[State, SolveInfo | None]:
-        """The state, and how it was solved for, None where nothing was."""
+        """The state, and how it was solved for, None where nothing was.
+
+        Those that solve take `jacobian_samples` too, as `DEQModule` does, for the penalty of an update.
+        """
 
 
 @dataclass(frozen=True)

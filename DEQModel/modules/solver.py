@@ -125,8 +125,9 @@ def _run(iteration: Iteration, f: Map, z0: Tensor, tracker: Tracker, max_evals: 
         _check_image(fz, (len(z), *shape[1:]), z.dtype)
         fz = by_row(fz)
         if not writes and (version is None or argument._version != version):
-            _check_writes(k)
-            writes = True  # into its argument, or nobody can tell: it gets copies
+            if k > 0:
+                raise ValueError("f began to write into its argument in the middle of a solve: let it work on a copy")
+            writes = True  # or nobody can tell: it gets copies
         g = fz - z
         if tracker.record(rows, z, fz, g) or k == max_evals - 1:
             break
@@ -145,11 +146,6 @@ def _run(iteration: Iteration, f: Map, z0: Tensor, tracker: Tracker, max_evals: 
 def _apart(z: Tensor, fz: Tensor) -> Tensor:
     """The iterate in memory of its own: f may use that of its output again."""
     return z.clone() if z.untyped_storage().data_ptr() == fz.untyped_storage().data_ptr() else z
-
-
-def _check_writes(k: int) -> None:
-    if k > 0:
-        raise ValueError("f began to write into its argument in the middle of a solve: let it work on a copy of that")
 
 
 def _check_image(fz: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:

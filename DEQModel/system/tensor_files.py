@@ -26,7 +26,12 @@ BLOCK = 1 << 22  # bytes
 
 
 def read_tensors(
-    path: str | os.PathLike, map_location: str | torch.device = "cpu", *, lazily: bool = False, remedy: str = REMEDY
+    path: str | os.PathLike,
+    map_location: str | torch.device = "cpu",
+    *,
+    lazily: bool = False,
+    checked: bool = False,
+    remedy: str = REMEDY,
 ) -> Any:
     """Read tensors, and Python's plain values and containers of them, as `torch.save` wrote them.
 
@@ -35,12 +40,14 @@ def read_tensors(
         map_location: device of the tensors.
         lazily: leave the tensors' values in the file, which must have the zip format, until they are used; they are
             then not compared with their checksums.
+        checked: the checksums have just been compared.
         remedy: the end of the messages.
 
     Raises:
         UserError: naming the file, when it cannot be read, is damaged, or holds anything else, which is not run.
     """
-    check_archive(path, values=not lazily, remedy=remedy)
+    if not checked:
+        check_archive(path, values=not lazily, remedy=remedy)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that then load, or fail below

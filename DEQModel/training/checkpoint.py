@@ -91,7 +91,7 @@ class Checkpoint:
             try:
                 signature = archive_signature(path)
                 check_archive(path, remedy="it cannot be used")
-                content = read_tensors(path, lazily=True, remedy="it cannot be used")
+                content = read_tensors(path, lazily=True, checked=True, remedy="it cannot be used")
             except UserError as error:
                 faults.append(str(error))
                 continue
@@ -116,8 +116,8 @@ class Checkpoint:
         Raises:
             UserError: they were the parts of another kind of run.
         """
-        state = {**read_tensors(self.path, remedy=REMEDY), "settings": self.settings}
-        self.see_that_it_is_still_there()  # and that this was it
+        state = {**read_tensors(self.path, checked=True, remedy=REMEDY), "settings": self.settings}
+        self.see_that_it_is_still_there()  # what was read is what `newest` has compared with its checksums
         try:
             for part in parts:
                 part.restore(state)

@@ -71,8 +71,7 @@ def run(command: CommandLine, argv: Sequence[str]) -> int:
     n_gpus = torch.cuda.device_count()
     if settings.multi_gpu and settings.cuda and n_gpus > 1 and "WORLD_SIZE" not in os.environ:
         Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once
-        afresh = dataclasses.replace(command)  # without the classes that it has made, which no other process knows
-        return launch(partial(main, afresh), argv, n_gpus)
+        return launch(partial(main, command), argv, n_gpus)
     world = World.join(cuda=settings.cuda)
     Work.prepared(command, settings, checkpoint, [*remarks, *notes(settings, n_gpus, world.size)], world).do()
     world.leave()  # not after an error: it would wait for the others

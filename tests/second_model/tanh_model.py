@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Context, Hidden, LanguageModel, ModelSpec, Start, batched
+from models.protocol import CellMap, Context, Hidden, LanguageModel, ModelSpec, Problem, batched
 from system.flag import flag
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
@@ -64,7 +64,7 @@ class TanhLM(LanguageModel):
     def problem(self, tokens, memory):
         injection = self.config.gain * self.inject(self.word_emb(tokens.t()))
         before = injection.new_zeros(len(injection), 1, self.config.width) if memory is None else memory
-        return Start(CellMap(self.cell, self.cell.context(before, injection)), torch.zeros_like(injection))
+        return Problem(CellMap(self.cell, self.cell.context(before, injection)), torch.zeros_like(injection))
 
     def hidden(self, tokens, memory, depth):
         z, solve = depth(*self.problem(tokens, memory))

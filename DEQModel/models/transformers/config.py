@@ -63,12 +63,8 @@ class DEQTransformerFlags:
     attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
 
     init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
-    emb_init: str = flag(
-        "normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING
-    )  # fmt: skip
-    init_range: float = flag(
-        0.05, "half-width of the weights' uniform initialiser", least=0, fixed=AT_THE_BEGINNING
-    )  # fmt: skip
+    emb_init: str = flag("normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
+    init_range: float = flag(0.05, "half-width of the weights' uniform initialiser", least=0, fixed=AT_THE_BEGINNING)
     emb_init_range: float = flag(
         0.01, "half-width of the embeddings' uniform initialiser", least=0, fixed=AT_THE_BEGINNING
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Hidden, LanguageModel, Start
+from models.protocol import CellMap, Hidden, LanguageModel, Problem
 from models.transformers.attention import Positions, RelativeAttention, visibility
 from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
@@ -82,7 +82,7 @@ class DEQTransformerLM(LanguageModel):
         states = self._drop(z, (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1))
         return Hidden(states.transpose(0, 1), self._remember(memory, z, injection), solve)
 
-    def problem(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None) -> Start:
+    def problem(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None) -> Problem:
         """f for tokens (L, B), and its start z = 0 (B, L, D)."""
         memory = self._or_empty(memory, tokens.shape[1])
         return self._start(memory, self._injection(tokens, memory))
@@ -104,7 +104,7 @@ class DEQTransformerLM(LanguageModel):
         injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
         return torch.cat([memory.u, injection], dim=1)
 
-    def _start(self, memory: Memory, injection: Tensor) -> Start:
+    def _start(self, memory: Memory, injection: Tensor) -> Problem:
         n_batch, n_key, _ = injection.shape
         n_memory = memory.z.shape[1]
         positions = Positions(
@@ -112,7 +112,7 @@ class DEQTransformerLM(LanguageModel):
             visibility(n_key - n_memory, n_memory, self.config.horizon, memory.z),
         )
         context = self.func.context(memory.z, injection, positions)
-        return Start(CellMap(self.func, context), injection.new_zeros(n_batch, n_key - n_memory, self.config.d_model))
+        return Problem(CellMap(self.func, context), injection.new_zeros(n_batch, n_key - n_memory, self.config.d_model))
 
     def _drop(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return masked(x, variational_mask(shape, self.config.dropout, x, training=self.training))
@@ -140,7 +140,5 @@ def _cell(config: DEQTransformerConfig) -> TransformerCell:
         dropatt=config.dropatt,
         wnorm=config.wnorm,
     )
-    feed_forward = PositionwiseFeedForward(
-        config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm
-    )  # fmt: skip
+    feed_forward = PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm)
     return TransformerCell(attention, feed_forward, norm="pre" if config.pre_lnorm else "post")
