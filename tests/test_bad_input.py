@@ -141,6 +141,7 @@ FLAGS = [
     ("--work_dir {place}/a\udcff", ["--work_dir", r"a\udcff", "UTF-8"]),
     ("--d_inner 1000000000000", ["--d_inner is 1000000000000", "below 2147483648"]),
     ("--d_inner 2000000000 --d_model 80000 --d_head 40000", ["--d_inner 2000000000", "--d_model 80000", "memory"]),
+    ("--outer_norm", ["--outer_norm", "no effect without --pre_lnorm"]),
     ("--cutoffs 3 5", ["--cutoffs 3 5", "no effect without --adaptive"]),
     ("--adaptive", ["--adaptive", "--cutoffs", "--dataset text"]),
     ("--adaptive --cutoffs 9 5", ["--cutoffs", "9 5", "rise"]),

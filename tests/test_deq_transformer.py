@@ -38,6 +38,7 @@ def batch(length=6, rows=3, seed=1):
         ({"wnorm": True, "cutoffs": (10, 20), "div_val": 2}, None),
         ({"wnorm": True, "d_embed": 6}, None),
         ({"pre_lnorm": True}, 2),  # f(z) - z has no term in z itself: without training it rarely has an equilibrium
+        ({"pre_lnorm": True, "outer_norm": True}, None),
         ({"local_size": 2, "tied": False}, 2),
     ],
 )
@@ -93,10 +94,13 @@ def brute_force_cell(model, z, memory, u, positions):
     y = z + heads @ attention.o_net.matrix().t() + attention.o_net.bias
     y = y if pre else norm(y)
     out = y + feed_forward.ff2_net(feed_forward.ff1_net(norm(y) if pre else y).relu())
-    return out if pre else norm(out)
+    return out if pre and not model.config.outer_norm else norm(out)
 
 
-@pytest.mark.parametrize("options", [{}, {"pre_lnorm": True}, {"local_size": 3}, {"wnorm": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pre_lnorm": True}, {"pre_lnorm": True, "outer_norm": True}, {"local_size": 3}, {"wnorm": True}],
+)
 @pytest.mark.parametrize("n_memory", [0, 1, 5])
 def test_cell_is_its_definition(options, n_memory):
     model = tiny(**options)
@@ -312,6 +316,7 @@ def test_default_dtype_is_left_alone():
         ({"n_head": 1, "d_head": 9, "d_model": 9}, r"`d_model` is 9: pass an even width"),
         ({"same_length": True, "mem_len": 0}, r"`same_length` needs a memory"),
         ({"out_dropout": "word"}, r"`out_dropout` is 'word': choose one of position, channel"),
+        ({"outer_norm": True}, r"`outer_norm` has no effect without `pre_lnorm`"),
         ({"cutoffs": (20, 10)}, r"`cutoffs` are 20 10"),
     ],
 )

@@ -99,6 +99,7 @@ EFFECTS = {
     "cutoffs": Effect("--cutoffs 6", shape("crit.cluster_weight", 1, 8), BINS),
     "div_val": Effect("--div_val 2", lambda a, b: b.weights["word_emb.emb_layers.2.weight"].shape == (9, 2), BINS),
     "pre_lnorm": Effect("--pre_lnorm", learned_otherwise),
+    "outer_norm": Effect("--outer_norm", learned_otherwise, "--pre_lnorm"),
     "wnorm": Effect("--wnorm", lambda a, b: "func.pos_ff.ff1_net.weight_g" in set(b.weights) - set(a.weights)),
     "local_size": Effect("--local_size 2", learned_otherwise),
     "same_length": Effect("--same_length", learned_otherwise, "--mem_len 3"),

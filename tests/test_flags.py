@@ -115,6 +115,7 @@ def test_new_flags_have_their_defaults():
     settings = parse(["--d_head", "50"])
     assert (settings.f_eps, settings.b_eps) == (1e-3, 1e-3)
     assert (settings.stop_scope, settings.out_dropout, settings.cutoffs) == ("batch", "position", ())
+    assert settings.outer_norm is False
     assert (settings.grad, settings.phantom_steps, settings.phantom_damping) == ("implicit", 5, 0.5)
     assert (settings.b_solver, settings.b_stop_mode, settings.b_init) == (None, "rel", "zero")
     assert (settings.f_history, settings.anderson_ridge, settings.rand_f_thres_delta) == (None, None, 0)
@@ -189,7 +190,7 @@ def test_new_flags_can_be_abbreviated_where_no_listed_one_fits():
         "--stop_scope",
         "batch",
     ]
-    assert expand(["--out"]) == ["--out_dropout"]
+    assert expand(["--out_", "channel", "--oute"]) == ["--out_dropout", "channel", "--outer_norm"]
 
 
 def test_help_can_be_abbreviated_and_names_every_flag_and_default(capsys):

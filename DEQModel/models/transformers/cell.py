@@ -32,6 +32,7 @@ class CellContext(Context):
     attention_norm: NormContext
     feed_forward: FeedForwardContext
     feed_forward_norm: NormContext
+    outer_norm: NormContext | None = None  # None: the cell has none
 
 
 class TransformerCell(nn.Module):
@@ -40,18 +41,26 @@ class TransformerCell(nn.Module):
     norm "post":  y = LN(z + drop(attention(z))),     f(z) = LN(y + drop(ff(y)))
     norm "pre":   y = z + drop(attention(LN(z))),     f(z) = y + drop(ff(LN(y)))
 
-    With "pre" the memory's states are normed like z before they become keys and values.
+    With "pre" the memory's states are normed like z before they become keys and values. The residual f(z) - z then has
+    no term that pulls z back, and does not see the mean of z over the channels: D equations a position for D - 1
+    unknowns. There is rarely an equilibrium, and the state runs away. An outer norm bounds it:
+
+    norm "pre" and an outer norm:                     f(z) = LN(y + drop(ff(LN(y))))
+
+    This f is continuous and maps a ball into itself, so that it has a fixed point there (Brouwer); that need not
+    attract.
 
     Args:
         attention, feed_forward: the two sublayers.
         norm: where the layer norms stand, one of NORM_PLACES: after the residual sum or before the sublayer.
         norm_affine: whether they learn a scale and a bias; the published ones do not.
+        outer_norm: whether the output of the cell with norm "pre" is normed.
 
     Attributes:
         d_injection: channels of the injection, 3·D: one for each of queries, keys and values.
 
     Raises:
-        ValueError: another place.
+        ValueError: another place; an outer norm with norm "post", whose output is normed already.
 
     Source: arXiv 1909.01377, section 4.
     """
@@ -63,15 +72,21 @@ class TransformerCell(nn.Module):
         *,
         norm: str = "post",
         norm_affine: bool = False,
+        outer_norm: bool = False,
     ):
         super().__init__()
         if norm not in NORM_PLACES:
             raise ValueError(f"`norm` is {norm!r}: choose one of {', '.join(NORM_PLACES)}")
+        if outer_norm and norm != "pre":
+            raise ValueError(f"`outer_norm` has no effect where `norm` is {norm!r}: pass `norm` 'pre' or leave it out")
         d_model = attention.d_model
         self.dec_attn = attention
         self.pos_ff = feed_forward
         self.attn_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
         self.ff_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
+        self.outer_norm = (
+            nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine) if outer_norm else None
+        )
         self.pre_norm = norm == "pre"
         self.d_injection = self.injection_width(d_model)
 
@@ -88,14 +103,15 @@ class TransformerCell(nn.Module):
             injection: u over memory and current positions (B, K, 3D).
             positions: of the K keys.
         """
-        attention_norm = NormContext(self.attn_norm.weight, self.attn_norm.bias)
+        attention_norm = _norm_context(self.attn_norm)
         if self.pre_norm:
             memory = _norm(memory, attention_norm)
         return CellContext(
             attention=self.dec_attn.context(memory, injection, positions),
             attention_norm=attention_norm,
             feed_forward=self.pos_ff.context(memory.shape[0], memory),
-            feed_forward_norm=NormContext(self.ff_norm.weight, self.ff_norm.bias),
+            feed_forward_norm=_norm_context(self.ff_norm),
+            outer_norm=None if self.outer_norm is None else _norm_context(self.outer_norm),
         )
 
     def forward(self, z: Tensor, context: CellContext) -> Tensor:
@@ -107,7 +123,12 @@ class TransformerCell(nn.Module):
             y = _norm(y, attention_norm)
         fed = self.pos_ff(_norm(y, feed_forward_norm) if self.pre_norm else y, context.feed_forward)
         out = _residual(y, fed, context.feed_forward.output_mask)
-        return out if self.pre_norm else _norm(out, feed_forward_norm)
+        last_norm = context.outer_norm if self.pre_norm else feed_forward_norm
+        return out if last_norm is None else _norm(out, last_norm)
+
+
+def _norm_context(norm: nn.LayerNorm) -> NormContext:
+    return NormContext(norm.weight, norm.bias)
 
 
 def _residual(x: Tensor, sublayer: Tensor, mask: Tensor | None) -> Tensor:

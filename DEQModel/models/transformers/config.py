@@ -56,7 +56,19 @@ class DEQTransformerFlags:
         ),
         fixed=ITS_SHAPE,
     )
-    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=TRAINED_WITH)
+    pre_lnorm: bool = flag(
+        False,
+        "layer norm before each sublayer, not after; nothing then pulls the state back, so that there is rarely an "
+        "equilibrium without --outer_norm",
+        fixed=TRAINED_WITH,
+    )
+    outer_norm: bool = flag(
+        False,
+        "layer norm over the output of the cell of --pre_lnorm; it bounds the state, so that there is an equilibrium",
+        listed=False,
+        needs=(Need("--pre_lnorm", lambda s: s.pre_lnorm),),
+        fixed=TRAINED_WITH,
+    )
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
     same_length: bool = flag(False, "every token attends over the same number of keys")
@@ -87,6 +99,7 @@ class DEQTransformerConfig:
         dropout, dropatt: rates; `dropatt` is that of the attention weights.
         out_dropout: what the output dropout drops whole: "position" or "channel".
         pre_lnorm, wnorm: layer norm before the sublayers; weight normalisation in the cell.
+        outer_norm: layer norm over the output of the cell with `pre_lnorm`.
         mem_len: positions remembered from one segment to the next.
         local_size: attention horizon in positions, 0 for none.
         same_length: every query attends over the same number of keys, `mem_len` of them.
@@ -108,6 +121,7 @@ class DEQTransformerConfig:
     dropatt: float = 0.0
     out_dropout: str = "position"
     pre_lnorm: bool = False
+    outer_norm: bool = False
     wnorm: bool = False
     mem_len: int = 0
     local_size: int = 0
@@ -124,6 +138,8 @@ class DEQTransformerConfig:
             raise ValueError(f"`d_model` is {self.d_model}: pass an even width, as positions are sines and cosines")
         if self.out_dropout not in OUT_DROPOUTS:
             raise ValueError(f"`out_dropout` is {self.out_dropout!r}: choose one of {', '.join(OUT_DROPOUTS)}")
+        if self.outer_norm and not self.pre_lnorm:
+            raise ValueError("`outer_norm` has no effect without `pre_lnorm`: add that or leave it out")
         if self.same_length and self.mem_len == 0:
             raise ValueError("`same_length` needs a memory, but `mem_len` is 0: pass a `mem_len` above 0")
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)

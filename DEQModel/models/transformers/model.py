@@ -141,4 +141,5 @@ def _cell(config: DEQTransformerConfig) -> TransformerCell:
         wnorm=config.wnorm,
     )
     feed_forward = PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm)
-    return TransformerCell(attention, feed_forward, norm="pre" if config.pre_lnorm else "post")
+    norm = "pre" if config.pre_lnorm else "post"
+    return TransformerCell(attention, feed_forward, norm=norm, outer_norm=config.outer_norm)
