@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from modules.deq import GRADIENTS, DEQModule
+from modules.deq import DEQModule
 from modules.report import Termination
+from modules.settings import GRADIENTS
 from modules.solvers import SOLVERS
 
 B, D = 4, 8
@@ -269,7 +270,9 @@ def test_tuples_leave_the_batch_when_they_have_finished():
 @pytest.mark.parametrize(
     ("start", "f", "message"),
     [
-        ([torch.zeros(2, 3)], lambda z: z, r"`z0` is a list: pass a floating-point tensor \(B, \*\), or a tuple"),
+        (3.0, lambda z: z, r"`z0` is a float: pass a tensor \(B, \*\), or a tuple or list of them"),
+        ((torch.zeros(2, 3), (torch.zeros(2, 3),)), lambda z: z, "`z0` has a tuple in place 1: pass .* not nested"),
+        ([torch.zeros(2, 3)], lambda z: z[0], "f gives a Tensor: it must give 1 tensors, as it gets"),
         (torch.zeros(2, 3, dtype=torch.int64), lambda z: z, r"`z0` is \(2, 3\) torch.int64"),
         (torch.zeros(()), lambda z: z, r"`z0` is \(\) torch.float32"),
         (torch.zeros(2, 3), lambda z: None, "f gives a NoneType"),

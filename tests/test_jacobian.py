@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from modules.deq import GRADIENTS, DEQModule
+from modules.deq import DEQModule
 from modules.jacobian import jacobian_loss, spectral_radius
+from modules.settings import GRADIENTS
 
 N = 5
 

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from modules.deq import GRADIENTS, DEQModule
+from modules.deq import DEQModule
 from modules.prepare import PREPARATIONS, prepare
+from modules.settings import GRADIENTS
 from modules.state import CastMap, StateLayout
 
 
@@ -60,14 +61,16 @@ def test_a_layer_packs_its_forward_solve_and_nothing_else(grad, scope, f):
     z.sum().backward()
     kinds = [call for call in f.calls if call[0] != "pack"]
     assert all(with_gradients == (kind == "plain") for kind, with_gradients in kinds)
-    assert f.calls.count(("pack", (2, 3))) == (grad != "unroll")
-    assert kinds.count(("packed", False)) == (7 if grad != "unroll" else 0)
+    solves = grad not in ("unroll", "reversible")
+    assert f.calls.count(("pack", (2, 3))) == solves
+    assert kinds.count(("packed", False)) == (7 if solves else 0)
     applications = {
         "implicit": 1,
         "one_step": 1,
         "phantom": 5,
-        "unroll": 6 + 5,
-    }  # again on backward, where z has a gradient
+        "unroll": 6 + 5,  # again on backward, where z has a gradient
+        "reversible": 12 + 11,
+    }
     assert kinds.count(("plain", True)) == applications[grad]
 
 

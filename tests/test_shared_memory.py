@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modules.deq import GRADIENTS, DEQModule
+from modules.deq import DEQModule
+from modules.settings import GRADIENTS
 from modules.solvers import SOLVERS
 
 B, D = 4, 8

@@ -12,7 +12,7 @@ from problems import PROBLEMS
 from modules.broyden import History
 from modules.report import Termination
 from modules.solvers import SOLVERS, anderson, broyden
-from modules.tracker import STAGNATION_WINDOW
+from modules.stop_rule import STAGNATION_WINDOW
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "solvers.npz")
 GOLDEN_RUNS = sorted(name.removesuffix("_result") for name in GOLDEN.files if name.endswith("_result"))

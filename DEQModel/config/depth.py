@@ -1,11 +1,11 @@
 """How deep a run's settings ask its model to go."""
 
-import inspect
 from typing import Any
 
 from config.settings import Settings, shared_with
 from modules.depth import Applications, Depth, DepthSchedule
 from modules.deq import DEQModule
+from modules.settings import NAMES
 from modules.solvers import make_solver
 from modules.tracker import BatchSum
 from system.flag import SolverOption, flags_of
@@ -27,7 +27,7 @@ def equilibrium(settings: Settings, *, batch_sum: BatchSum | None = None, traini
     for solver, options in ((settings.solver, f_options), (b_solver, b_options)):
         make_solver(solver, options)  # its mistakes name the option alone, where the module puts `f_options` before it
     return DEQModule(
-        **shared_with(settings, inspect.signature(DEQModule).parameters),
+        **shared_with(settings, NAMES),
         f_thres_delta=settings.rand_f_thres_delta if training else 0,
         f_options=f_options,
         b_options=b_options,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.corpus import DATASETS
-from modules.deq import BACKWARD_STARTS, GRADIENTS
+from modules.settings import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
-from modules.tracker import STOP_MODES, STOP_SCOPES
+from modules.stop_rule import STOP_MODES
+from modules.tracker import STOP_SCOPES
 from system.flag import AT_THE_BEGINNING, OF_THE_CALL, Need, Note, SolverOption, flag
 from utils.optimizers import OPTIMIZERS
 from utils.schedules import SCHEDULES

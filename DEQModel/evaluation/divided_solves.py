@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from modules.report import REASONS, SolveReport
-from modules.tracker import TINY
+from modules.stop_rule import TINY
 
 
 def whole_solve(parts: Sequence[SolveReport]) -> SolveReport:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.checks import SHARE
+from modules.checks import AT_LEAST_ONE, SHARE, TOLERANCE
 from modules.solver import Iteration, Solver
 from modules.tracker import accumulation_dtype
 
@@ -45,12 +45,9 @@ class Anderson(Solver):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.m >= 1:
-            raise ValueError(f"`m` is {self.m}: the window needs at least 1 column")
-        if self.lam is not None and not self.lam >= 0:
-            raise ValueError(
-                f"`lam` is {self.lam}: pass 0 or more, or leave it out for a ridge in proportion to the Gram matrix"
-            )
+        AT_LEAST_ONE.check("m", self.m)
+        if self.lam is not None:
+            TOLERANCE.check("lam", self.lam)
         SHARE.check("beta", self.beta)
 
     def start(self, z0: Tensor, threshold: int) -> AndersonIteration:
@@ -74,9 +71,12 @@ class AndersonIteration(Iteration):
     def __init__(self, like: Tensor, options: Anderson):
         n_batch, n_state = like.shape
         self.m, self.lam, self.beta = options.m, options.lam, options.beta
-        self.images = like.new_zeros(n_batch, self.m, n_state)  # F
-        self.residuals = like.new_zeros(n_batch, self.m, n_state)  # G
-        self.gram = like.new_zeros(n_batch, self.m, self.m, dtype=accumulation_dtype(like))
+        precise = accumulation_dtype(like)
+        self.images = like.new_empty(n_batch, self.m, n_state)  # F
+        self.residuals = like.new_empty(n_batch, self.m, n_state, dtype=precise)  # G
+        self.gram = like.new_zeros(n_batch, self.m, self.m, dtype=torch.float64)
+        self.ones = self.gram.new_ones(self.m, 1)
+        self.newest = self.gram.new_zeros(self.m, self.m).fill_diagonal_(1)  # row i: all weight on column i
         self.stored = 0
 
     def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
@@ -90,41 +90,36 @@ class AndersonIteration(Iteration):
         """Adds a pair (B, N), in the oldest one's place when the window is full."""
         slot = self.stored % self.m
         self.stored += 1
-        self.images[:, slot] = fz
-        self.residuals[:, slot] = g
-        row = torch.bmm(g.unsqueeze(1), self.residuals.transpose(1, 2)).squeeze(1).to(self.gram.dtype)
-        self.gram[:, slot, :] = row
-        self.gram[:, :, slot] = row
+        self.images.select(1, slot).copy_(fz)
+        column = self.residuals.select(1, slot).copy_(g)
+        n = min(self.stored, self.m)
+        row = torch.bmm(column.unsqueeze(1), self.residuals.narrow(1, 0, n).transpose(1, 2)).squeeze(1)  # (B, n)
+        self.gram.select(1, slot).narrow(1, 0, n).copy_(row)
+        self.gram.select(2, slot).narrow(1, 0, n).copy_(row)
 
     def _mix(self) -> Tensor:
         """β αᵀF + (1 - β) αᵀX (B, N), computed as αᵀF - (1 - β) αᵀG."""
         n = min(self.stored, self.m)
-        weights = self._weights(self.gram[:, :n, :n]).to(self.images.dtype).unsqueeze(1)
-        mixed = torch.bmm(weights, self.images[:, :n])
+        alpha = self._weights(n).unsqueeze(1)
+        mixed = torch.bmm(alpha.to(self.images.dtype), self.images.narrow(1, 0, n))
         if self.beta != 1.0:
-            mixed = mixed - (1 - self.beta) * torch.bmm(weights, self.residuals[:, :n])
+            back = torch.bmm(alpha.to(self.residuals.dtype), self.residuals.narrow(1, 0, n))
+            mixed = mixed - ((1 - self.beta) * back).to(mixed.dtype)
         return mixed.squeeze(1)
 
-    def _weights(self, gram: Tensor) -> Tensor:
-        """α (B, n) from [[0, 1ᵀ], [1, G Gᵀ + λ I]] (ν, α) = (1, 0); the newest column alone where that is singular.
+    def _weights(self, n: int) -> Tensor:
+        """α (B, n), which minimises αᵀ K α subject to Σ α = 1, K = G Gᵀ + λ I: α ∝ K⁻¹ 1.
 
-        With a relative ridge, the system is solved for α_i ‖g_i‖ / min ‖g‖: columns of length 1 (or 0) keep it well
-        scaled however many orders of magnitude the window spans.
+        In double precision, as K⁻¹ is nearly singular where residuals point the same way. The newest column alone
+        counts where K is singular.
         """
-        n_batch, n, _ = gram.shape
-        lam, border = self.lam, gram.new_ones(n_batch, n)
-        if lam is None:
-            lam, lengths = RELATIVE_RIDGE, gram.diagonal(dim1=1, dim2=2).sqrt()
-            floor = torch.finfo(gram.dtype).eps * lengths.amax(dim=1, keepdim=True)  # under a column that vanishes
-            lengths = torch.where(floor > 0, torch.maximum(lengths, floor), 1)
-            gram = gram / (lengths.unsqueeze(1) * lengths.unsqueeze(2))
-            border = lengths.amin(dim=1, keepdim=True) / lengths
-        system = gram.new_zeros(n_batch, n + 1, n + 1)
-        system[:, 0, 1:] = system[:, 1:, 0] = border
-        system[:, 1:, 1:] = gram + lam * torch.eye(n, dtype=gram.dtype, device=gram.device)
-        target = gram.new_zeros(n_batch, n + 1, 1)
-        target[:, 0] = 1
-        alpha = border * torch.linalg.solve_ex(system, target).result[:, 1:, 0]
-        newest = torch.zeros_like(alpha)
-        newest[:, (self.stored - 1) % self.m] = 1
-        return torch.where(torch.isfinite(alpha).all(dim=1, keepdim=True), alpha, newest)
+        gram = self.gram.narrow(1, 0, n).narrow(2, 0, n).clone()
+        diagonal = gram.diagonal(dim1=1, dim2=2)
+        if self.lam is None:
+            diagonal.mul_(1 + RELATIVE_RIDGE)
+        else:
+            diagonal.add_(self.lam)
+        alpha = torch.linalg.solve_ex(gram, self.ones.narrow(0, 0, n)).result.squeeze(2)
+        alpha = alpha / alpha.sum(dim=1, keepdim=True)
+        newest = self.newest.select(0, (self.stored - 1) % self.m).narrow(0, 0, n)
+        return torch.where(torch.isfinite(alpha.sum(dim=1, keepdim=True)), alpha, newest)

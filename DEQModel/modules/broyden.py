@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.checks import Range
+from modules.checks import AT_LEAST_ONE
 from modules.solver import Iteration, Solver
 from modules.tracker import accumulation_dtype
 
@@ -40,7 +40,7 @@ class Broyden(Solver):
 
     def __post_init__(self) -> None:
         if self.history is not None:
-            Range(least=1).check("history", self.history)
+            AT_LEAST_ONE.check("history", self.history)
 
     def start(self, z0: Tensor, threshold: int) -> BroydenIteration:
         return BroydenIteration(z0, max(1, min(threshold, self.history or threshold)))
@@ -112,12 +112,12 @@ class History:
             if place < block.shape[1]:
                 break
             place -= block.shape[1]
-        return block[:, place]
+        return block.select(1, place)
 
     def _filled(self) -> list[Tensor]:
         """The blocks without the places that are still empty, which the last one alone may have."""
         *full, last = self.blocks
-        return [*full, last[:, : len(self) - sum(block.shape[1] for block in full)]]
+        return [*full, last.narrow(1, 0, len(self) - sum(block.shape[1] for block in full))]
 
     def append(self, column: Tensor) -> bool:
         """Adds a column (B, N); True when it took the place of the oldest one."""
@@ -130,13 +130,17 @@ class History:
 
     def inner(self, vectors: Tensor) -> Tensor:
         """⟨column_j, vector_r⟩ for (B, r, N): (B, r, m) from the oldest column to the newest, in one pass."""
-        products = torch.cat([_inner(vectors, block) for block in self._filled()], dim=2)
-        return products.roll(-self.oldest, dims=2).to(accumulation_dtype(vectors))
+        products = [_inner(vectors, block) for block in self._filled()]
+        together = products[0] if len(products) == 1 else torch.cat(products, dim=2)
+        in_order = together.roll(-self.oldest, dims=2) if self.oldest else together
+        return in_order.to(accumulation_dtype(vectors))
 
     def combine(self, weights: Tensor) -> Tensor:
         """Σ_j weights_j · column_j with weights (B, m) from the oldest column to the newest: (B, N)."""
         blocks = self._filled()
-        placed = weights.roll(self.oldest, dims=1).to(blocks[0].dtype).unsqueeze(1)
+        placed = (weights.roll(self.oldest, dims=1) if self.oldest else weights).to(blocks[0].dtype).unsqueeze(1)
+        if len(blocks) == 1:
+            return torch.bmm(placed, blocks[0]).squeeze(1)
         first, *others = placed.split([block.shape[1] for block in blocks], dim=2)
         total = torch.bmm(first, blocks[0])
         for part, block in zip(others, blocks[1:], strict=True):
@@ -182,14 +186,26 @@ class InverseJacobian:
     """
 
     def __init__(self, like: Tensor, limit: int):
-        self.limit = limit
         self.steps = History(like, limit + 1)
-        self.coefficients = like.new_zeros(like.shape[0], 0, 0, dtype=accumulation_dtype(like))  # T
+        self.room = self._room(like, min(limit, FIRST_BLOCK))  # for T, which fills its upper left corner
+        self.n = 0  # rows of T
+
+    @staticmethod
+    def _room(like: Tensor, size: int) -> Tensor:
+        return like.new_zeros(len(like), size, size, dtype=accumulation_dtype(like))
+
+    @property
+    def coefficients(self) -> Tensor:
+        """T (B, n, n)."""
+        return self.room.narrow(1, 0, self.n).narrow(2, 0, self.n)
 
     def append(self, step: Tensor) -> None:
         """Adds the step s_n (B, N) that is being taken."""
         if self.steps.append(step):
-            self.coefficients = self.coefficients[:, 1:, 1:]
+            kept = self.coefficients[:, 1:, 1:].clone()
+            self.n -= 1
+            self.coefficients.copy_(kept)
+            self.room[:, : self.n, self.n] = 0  # rows below the new corner are written whole
 
     def next_step(self, g: Tensor) -> Tensor:
         """s_{n+1} = -B_{n+1} g (B, N) for the residual g found after the last appended step.
@@ -197,28 +213,30 @@ class InverseJacobian:
         -B_{n+1} g = d + c_n s_{n+1} with d = -B_n g, and so s_{n+1} = d / (1 - c_n).
         """
         products = self.steps.inner(torch.stack([g, self.steps.newest], dim=1))  # (B, 2, n + 1)
-        c = (self._extend(products[:, 1]) * products[:, :1]).sum(dim=2)
-        d = g + self.steps.combine(torch.nn.functional.pad(c[:, :-1], (1, 0)))
-        scale = 1 / (1 - c[:, -1])
+        newest_row = self._extend(products.select(1, 1))
+        c = (self.coefficients * products.narrow(1, 0, 1)).sum(dim=2)
+        scale = 1 / (1 - c.select(1, self.n - 1))
         accepted = torch.isfinite(scale)
-        self.coefficients[:, -1] = torch.where(accepted[:, None], self.coefficients[:, -1], 0)
-        return d * torch.where(accepted, scale, 1).to(g.dtype)[:, None]
+        newest_row.masked_fill_(~accepted[:, None], 0)
+        c = torch.nn.functional.pad(c.narrow(1, 0, self.n - 1), (1, 0))
+        return (g + self.steps.combine(c)) * torch.where(accepted, scale, 1).to(g.dtype)[:, None]
 
     def _extend(self, with_newest: Tensor) -> Tensor:
-        """T with the row of the newest step s_n, from its inner products (B, n + 1) with s_0 … s_n."""
-        n = self.coefficients.shape[1]
-        rho = 1 / with_newest[:, n]
-        rho = torch.where(torch.isfinite(rho), rho, 0)
-        extended = torch.nn.functional.pad(self.coefficients, (0, 1, 0, 1))
-        row = (with_newest[:, 1:, None] * self.coefficients).sum(dim=1)
-        extended[:, n, :n] = rho[:, None] * row
-        extended[:, n, n] = rho
-        self.coefficients = extended
-        return extended
+        """Gives T the row of the newest step s_n, from its inner products (B, n + 1) with s_0 … s_n; that row."""
+        n, before = self.n, self.coefficients
+        if n == self.room.shape[1]:
+            self.room = torch.nn.functional.pad(self.room, (0, n, 0, n))
+        self.n += 1
+        rho = (1 / with_newest.narrow(1, n, 1)).nan_to_num_(0, 0, 0)
+        row = self.room.select(1, n).narrow(1, 0, n + 1)
+        row[:, n:] = rho
+        if n:
+            torch.mul(rho, (with_newest.narrow(1, 1, n).unsqueeze(2) * before).sum(dim=1), out=row.narrow(1, 0, n))
+        return row
 
     def transposed(self, x: Tensor) -> Tensor:
         """-Bᵀ x (B, N): an estimate of y = (∂f/∂z)ᵀ y + x. The newest step must have been appended."""
-        if self.coefficients.shape[1] == 0:
+        if self.n == 0:
             return x
         with_later = self.steps.inner(x.unsqueeze(1))[:, :, 1:]  # S₊ x
         c = (with_later.transpose(1, 2) * self.coefficients).sum(dim=1)
@@ -227,4 +245,4 @@ class InverseJacobian:
     def select(self, rows: Tensor) -> None:
         """Keeps these sequences only."""
         self.steps.select(rows)
-        self.coefficients = self.coefficients[rows]
+        self.room = self.room[rows]

@@ -4,37 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that are at least `least`, above `above` and at most `most`, each where it is given."""
+    """The numbers that are at least `least`, above `above`, below `below` and at most `most`, each where it is given.
+
+    `whole` ones are integers by their type too: 12.0 is none, so that 12.5 cannot be taken for 12.
+    """
 
     least: float | None = None
     above: float | None = None
+    below: float | None = None
     most: float | None = None
+    whole: bool = False
 
     def __contains__(self, value: float) -> bool:
         return (
             (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
             and (self.most is None or value <= self.most)
         )
 
     def __str__(self) -> str:
-        bounds = {"{} or more": self.least, "a number above {}": self.above, "at most {}": self.most}
+        bounds = {
+            "{} or more": self.least,
+            "a number above {}": self.above,
+            "below {}": self.below,
+            "at most {}": self.most,
+        }
         return " and ".join(words.format(bound) for words, bound in bounds.items() if bound is not None)
 
-    def check(self, name: str, value: float) -> None:
-        """Raises ValueError where the value of this parameter lies outside, as NaN does."""
+    def check(self, name: str, value: Any) -> None:
+        """Raises ValueError where the value of this parameter lies outside, as NaN does, or is no such number."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            kind = "whole number" if self.whole else "number"
+            raise ValueError(f"`{name}` is {value!r}, a {type(value).__name__}: pass a {kind}, {self}")
         if value not in self:
             raise ValueError(f"`{name}` is {value}: pass {self}")
 
 
 SHARE = Range(above=0, most=1)  # of a step, or of one value in the mean of two
+COUNT = Range(least=0, whole=True)  # of steps, as thresholds are
+AT_LEAST_ONE = Range(least=1, whole=True)
+TOLERANCE = Range(least=0)
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError where the value of this parameter is none of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(choices)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from modules.checks import Range
+from modules.checks import AT_LEAST_ONE
 from modules.iterate import iterate
 from modules.report import SolveInfo
 from modules.state import Map, State
@@ -37,7 +37,7 @@ class Applications:
     n: int
 
     def __post_init__(self) -> None:
-        Range(least=1).check("n", self.n)
+        AT_LEAST_ONE.check("n", self.n)
 
     def __call__(self, f: Map, z0: State) -> tuple[State, None]:
         return iterate(f, z0, steps=self.n), None

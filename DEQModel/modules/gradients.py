@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 
+from modules.leaves import leads_beyond
 from modules.report import SolveReport, SolverResult, Termination
 from modules.state import Map
 
@@ -40,7 +40,7 @@ def attach_implicit(
     Where nothing finite was found at all, y is ȳ itself: a NaN that arrives goes on to the parameters, where it can be
     seen, and is not turned into a gradient of zero.
     """
-    if not _leads_beyond(f_star, z_star):
+    if not leads_beyond(f_star, z_star):
         return f_star.detach().clone()  # there is nobody to solve for: all that f closes over is frozen
     f_edge = get_gradient_edge(f_star)
 
@@ -69,21 +69,6 @@ def attach_implicit(
     output = f_star.clone()
     output.grad_fn.register_prehook(lambda gradients: (solve_backward(gradients[0]),))
     return output
-
-
-def _leads_beyond(f_star: Tensor, z_star: Tensor) -> bool:
-    """Whether a gradient that enters f_star reaches any leaf but z_star."""
-    seen, nodes = set(), [f_star.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        # A custom function, as of a reentrant checkpoint, may reach leaves that the graph does not show.
-        if isinstance(node, BackwardCFunction) or getattr(node, "variable", z_star) is not z_star:
-            return True
-        nodes.extend(following for following, _ in node.next_functions)
-    return False
 
 
 def _nothing_finite(report: SolveReport) -> list[bool]:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from modules.state import Map, State
 
+NOTHING = nullcontext()
 
-def iterate(f: Map, z: State, *, steps: int, damping: float = 1.0, recompute: bool = False) -> State:
+
+def iterate(
+    f: Map,
+    z: State,
+    *,
+    steps: int,
+    damping: float = 1.0,
+    recompute: bool = False,
+    around: AbstractContextManager = NOTHING,
+) -> State:
     """z ← (1 - damping) z + damping f(z), `steps` times, with a graph through all steps where gradients are enabled.
 
     Args:
@@ -18,8 +31,12 @@ def iterate(f: Map, z: State, *, steps: int, damping: float = 1.0, recompute: bo
         damping: in (0, 1]; 1 for z ← f(z).
         recompute: keep of each step the state that it began with alone, and run f again on backward, when it must
             still be the same map.
+        around: the surroundings of f where it is recomputed, in both runs; may be entered any number of times.
     """
+    apply = f
+    if recompute:
+        apply = partial(checkpoint, f, use_reentrant=False, context_fn=lambda: (around, around))
     for _ in range(steps):
-        fz = checkpoint(f, z, use_reentrant=False) if recompute else f(z)
+        fz = apply(z)
         z = fz if damping == 1 else torch.lerp(z, fz, damping)
     return z

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.checks import Range
+from modules.checks import AT_LEAST_ONE
 from modules.state import Map
 from modules.tracker import accumulation_dtype, by_row
 
@@ -36,7 +36,7 @@ def jacobian_loss(f_z: Tensor, z: Tensor, *, samples: int = 1) -> Tensor:
 
     Source: Bai, Koltun and Kolter, arXiv 2106.14342, equation 5.
     """
-    Range(least=1).check("samples", samples)
+    AT_LEAST_ONE.check("samples", samples)
     total = torch.zeros((), dtype=accumulation_dtype(z), device=z.device)
     for _ in range(samples):
         product = _transposed_product(f_z, z, torch.randn_like(f_z), create_graph=True)
@@ -64,7 +64,7 @@ def spectral_radius(f: Map, z: Tensor, *, iterations: int = 30) -> Tensor:
 
     Source: W. E. Arnoldi, Quart. Appl. Math. 9 (1951).
     """
-    Range(least=1).check("iterations", iterations)
+    AT_LEAST_ONE.check("iterations", iterations)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         f_z = f(z)

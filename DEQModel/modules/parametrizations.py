@@ -1,23 +1,39 @@
-"""Weights that are computed from others, and the cache that PyTorch keeps of them on request."""
+"""Weights that are computed from others (torch.nn.utils.parametrize), once in a solve and not at every evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import Any
 
+from torch import Tensor
 from torch.nn.utils import parametrize
 
 
-@contextmanager
-def parametrizations_apart() -> Iterator[None]:
-    """Inside `parametrize.cached()`, a cache of its own for what is computed without gradients.
+class WeightCache:
+    """What parametrized weights come to, for a map that is to stay the same however often it is evaluated.
 
-    In the common one, weights that a solve without gradients computed would take the place of those that the
-    application with gradients needs, which would then have none. PyTorch has no public name for its cache.
+    PyTorch keeps such weights inside `parametrize.cached()`. What is evaluated without gradients needs a cache of its
+    own: in the common one, the weights that a solve computed would take the place of those that the application with
+    gradients needs, which would then have none. PyTorch has no public name for its cache.
+
+    Args:
+        shared: begin with the one that is in use around the call, if there is one; what it has then stays in it.
     """
-    before = parametrize._cache
-    parametrize._cache = {}
-    try:
-        yield
-    finally:
-        parametrize._cache = before
+
+    def __init__(self, *, shared: bool):
+        self.tensors: dict[tuple[int, str], Tensor | None] = {}
+        self.entered: list[tuple[AbstractContextManager, dict]] = []
+        if shared and parametrize._cache_enabled:
+            self.tensors = parametrize._cache
+
+    def __enter__(self) -> WeightCache:
+        """Inside, weights are taken from here or kept here; it may be entered again, as when f is recomputed."""
+        caching = parametrize.cached()
+        caching.__enter__()
+        self.entered.append((caching, parametrize._cache))
+        parametrize._cache = self.tensors
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        caching, parametrize._cache = self.entered.pop()
+        caching.__exit__(*error)

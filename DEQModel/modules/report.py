@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ class Termination(Enum):
     CONVERGED = "the residual fell below eps"
     STAGNATED = "the residual stayed near eps without moving"
     MAX_STEPS = "the threshold of steps was reached"
+    RUNAWAY = "the state grew and the residual f(z) - z did not fall: there is no equilibrium where it went"
     DIVERGED = "the residual grew far beyond that of the first step"
     NONFINITE = "the residual was not a finite number"
 
@@ -42,6 +43,8 @@ class SolveReport:
         sequence_residuals: own residual of each sequence that is held here, in the stop mode.
         sequence_steps: index of the iterate that each sequence was returned with.
         sequence_terminations: why each sequence stopped; all the same with the scope "batch".
+        sequence_traces: where they were asked for, each sequence's residuals of every iterate, in the stop mode;
+            one that has finished stays at the residual that it is returned with.
     """
 
     termination: Termination
@@ -58,6 +61,7 @@ class SolveReport:
     sequence_residuals: tuple[float, ...]
     sequence_steps: tuple[int, ...]
     sequence_terminations: tuple[Termination, ...]
+    sequence_traces: tuple[tuple[float, ...], ...] = ()
 
     @property
     def residual(self) -> float:
@@ -66,8 +70,9 @@ class SolveReport:
 
     @property
     def n_unconverged(self) -> int:
-        """Sequences whose own residual is not below eps."""
-        return sum(not residual < self.eps for residual in self.sequence_residuals)
+        """Sequences whose own residual is not below eps, or is so only because the state ran away."""
+        ends = zip(self.sequence_residuals, self.sequence_terminations, strict=True)
+        return sum(not residual < self.eps or reason is Termination.RUNAWAY for residual, reason in ends)
 
 
 class JacobianEstimate(Protocol):
@@ -82,21 +87,25 @@ class SolverResult:
     """The equilibrium estimate `value` (B, *), in z0's dtype, and the `report` of its solve.
 
     `jacobian` is the estimate of the inverse Jacobian that a solver ended with, for those that make one; letting go of
-    the result frees it.
+    the result frees it. `iterates` are those (B, *) that were asked for, in that order; where the solve ended before
+    one, the estimate stands in its place.
     """
 
     value: Tensor
     report: SolveReport
     jacobian: JacobianEstimate | None = None
+    iterates: tuple[Tensor, ...] = ()
 
 
 @dataclass
 class SolveInfo:
     """Reports of an equilibrium's two solves; `backward` is None until a gradient has been asked for.
 
-    `jacobian_loss` is the differentiable penalty, where it was asked for.
+    `jacobian_loss` is the differentiable penalty, and `iterates` are those that were asked for, each with the gradient
+    of the mode, in the order asked for; where the solve ended before one, its result stands in that place.
     """
 
     forward: SolveReport
     backward: SolveReport | None = None
     jacobian_loss: Tensor | None = None
+    iterates: tuple[Any, ...] = ()

@@ -1,48 +1,128 @@
-"""States and their maps: tuples of tensors as one flat tensor (B, N) for the solvers, and maps of other dtypes."""
+"""States and their maps: several tensors as one flat tensor (B, N) for the solvers, and maps in other forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.tracker import by_row
 
-State = Tensor | tuple[Tensor, ...]  # (B, *), or several of them with the same B and dtype
-Map = Callable[[State], State]  # z -> f(z), of the same shapes, dtype and device
+State = Tensor | Sequence[Tensor]  # (B, *), or several of them with the same B and dtype
+Map = Callable[[Any], Any]  # z -> f(z), of the same shapes, dtype and device
+
+# The order of the dimensions after the first in memory, by number of dimensions, where channels come last.
+CHANNELS_LAST = {4: (torch.channels_last, (2, 3, 1)), 5: (torch.channels_last_3d, (2, 3, 4, 1))}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a state: its shape without B, and the order in which its dimensions lie in memory."""
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> Part:
+        memory_format, order = CHANNELS_LAST.get(x.dim(), (torch.contiguous_format, ()))
+        if x.is_contiguous() or not x.is_contiguous(memory_format=memory_format):
+            order = range(1, x.dim())
+        return cls(tuple(x.shape[1:]), tuple(order))
+
+    @property
+    def in_order(self) -> bool:
+        """Whether it lies in memory as its dimensions are counted."""
+        return self.order == tuple(range(1, len(self.order) + 1))
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """(B, *) to (B, n), without a copy where x lies in memory like this part."""
+        return by_row(x.permute(0, *self.order)) if len(self.order) > 1 else by_row(x)
+
+    def unflatten(self, flat: Tensor) -> Tensor:
+        """(B, n) to a view (B, *)."""
+        x = flat.view(len(flat), *(self.shape[dim - 1] for dim in self.order))
+        return x.permute(0, *(self.order.index(dim) + 1 for dim in range(1, x.dim())))
 
 
 @dataclass(frozen=True)
 class StateLayout:
-    """The shapes (without B) of the tensors that a flat state (B, N) consists of."""
+    """The tensors that a flat state (B, N) consists of, and how the caller holds them.
 
-    shapes: tuple[torch.Size, ...]
+    Attributes:
+        parts: of the tensors.
+        kind: the caller's type for them: a tuple, a named tuple or a list; None for a lone tensor.
+    """
+
+    parts: tuple[Part, ...]
+    kind: type | None
 
     @classmethod
-    def of(cls, state: tuple[Tensor, ...]) -> StateLayout:
-        """Raises ValueError where the tensors differ in B or dtype, or there is none."""
-        if len({(len(part), part.dtype) for part in state}) != 1:
-            described = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in state)
+    def of(cls, state: State) -> StateLayout:
+        """Raises ValueError where this is no state."""
+        tensors = (state,) if isinstance(state, Tensor) else state
+        if not isinstance(tensors, (tuple, list)):
+            raise ValueError(f"`z0` is a {type(state).__name__}: pass a tensor (B, *), or a tuple or list of them")
+        for place, part in enumerate(tensors):
+            if not isinstance(part, Tensor):
+                raise ValueError(
+                    f"`z0` has a {type(part).__name__} in place {place}: pass a tuple or list of tensors, not nested"
+                )
+        described = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in tensors)
+        if not all(part.is_floating_point() and part.dim() for part in tensors):
+            raise ValueError(f"`z0` is {described}: pass floating-point tensors (B, *)")
+        if len({(len(part), part.dtype) for part in tensors}) != 1:
             raise ValueError(f"the state's tensors are ({described}): all need the same first dimension and dtype")
-        return cls(tuple(part.shape[1:] for part in state))
+        return cls(tuple(Part.of(part) for part in tensors), None if tensors[0] is state else type(state))
 
-    def flatten(self, state: tuple[Tensor, ...]) -> Tensor:
+    @property
+    def is_flat(self) -> bool:
+        """Whether solvers can take such a state as it is."""
+        return self.kind is None and self.parts[0].in_order
+
+    def flatten(self, state: State) -> Tensor:
         """Tensors (B, *) to one (B, N)."""
-        if tuple(part.shape[1:] for part in state) != self.shapes:
-            found = ", ".join(str(tuple(part.shape)) for part in state)
+        if self.kind is None:
+            return self.parts[0].flatten(state)
+        if not isinstance(state, (tuple, list)):
+            raise ValueError(f"f gives a {type(state).__name__}: it must give {len(self.parts)} tensors, as it gets")
+        shapes = [tuple(part.shape) if isinstance(part, Tensor) else (type(part).__name__,) for part in state]
+        if [shape[1:] for shape in shapes] != [part.shape for part in self.parts]:
+            found = ", ".join(map(str, shapes))
             raise ValueError(f"f gives tensors of shapes {found}: they must be those of its argument")
-        return torch.cat([by_row(part) for part in state], dim=1)
+        return torch.cat([part.flatten(x) for part, x in zip(self.parts, state, strict=True)], dim=1)
 
-    def unflatten(self, flat: Tensor) -> tuple[Tensor, ...]:
+    def unflatten(self, flat: Tensor) -> State:
         """(B, N) to views of the tensors."""
-        parts = flat.split([shape.numel() for shape in self.shapes], dim=1)
-        return tuple(part.view(len(flat), *shape) for part, shape in zip(parts, self.shapes, strict=True))
+        if self.kind is None:
+            return self.parts[0].unflatten(flat)
+        flats = flat.split([part.size for part in self.parts], dim=1)
+        views = (part.unflatten(own) for part, own in zip(self.parts, flats, strict=True))
+        return self.kind._make(views) if hasattr(self.kind, "_make") else self.kind(views)
+
+    def apart(self, flat: Tensor) -> State:
+        """(B, N) to tensors of their own."""
+        views = self.unflatten(flat)
+        if self.kind is None:
+            return views.clone()
+        copies = (view.clone() for view in views)
+        return self.kind._make(copies) if hasattr(self.kind, "_make") else self.kind(copies)
 
     def flattened(self, f: Map) -> FlatMap:
         """f on flat states."""
         return FlatMap(f, self)
+
+
+def unpacked(f: Callable[..., Sequence[Tensor]]) -> Map:
+    """f(a, b, …) of several tensors as a map of tuples of them: `deq(unpacked(f), (a0, b0))`."""
+    return UnpackedMap(f)
 
 
 @dataclass(frozen=True)
@@ -58,8 +138,16 @@ class _Wrapper:
 
 
 @dataclass(frozen=True)
+class UnpackedMap(_Wrapper):
+    """f, a function of several tensors, as a map of tuples."""
+
+    def __call__(self, z: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self.f(*z)
+
+
+@dataclass(frozen=True)
 class FlatMap(_Wrapper):
-    """f, a map of tuples, as a map of flat states."""
+    """f, a map of the caller's states, as a map of flat ones."""
 
     layout: StateLayout
 
@@ -80,3 +168,20 @@ class CastMap(_Wrapper):
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.f(z).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class ScaledMap:
+    """σ f(z / σ), for states that are scaled row by row by σ (B, 1)."""
+
+    f: Map
+    scale: Tensor
+
+    @property
+    def select(self) -> Callable:
+        select = self.f.select  # an AttributeError says that there is none
+        return lambda rows: ScaledMap(select(rows), self.scale[rows])
+
+    def __call__(self, z: Tensor) -> Tensor:
+        scale = self.scale.view(-1, *[1] * (z.dim() - 1))
+        return self.f(z / scale) * scale

@@ -1,4 +1,4 @@
-"""The bookkeeping of all solvers: norms, traces, best iterate, stop rule."""
+"""The bookkeeping of all solvers: norms, traces and the best iterate of each sequence."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ import torch
 from torch import Tensor
 
 from modules.checks import check_choice
-from modules.report import REASONS, SolveReport, SolverResult, Termination
+from modules.report import REASONS, SolveReport, SolverResult
+from modules.stop_rule import OPEN, StopRule, relative
 
 # Adds up float64 numbers (k,) over all who hold a part of the batch; the same bits for all of them.
 BatchSum = Callable[[np.ndarray], np.ndarray]
 
-STOP_MODES = ("rel", "abs")
 STOP_SCOPES = ("batch", "sequence")
-TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there
-STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
-STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
-STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
-DIVERGENCE_RATIO = 1e3  # growth over the first candidate's residual, per position, that counts as divergence
-OPEN = -1  # in place of an index into REASONS: still being solved for
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -32,36 +26,55 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 
 def by_row(x: Tensor) -> Tensor:
     """(B, *) to (B, N), a number per sequence (B,) to (B, 1)."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    return x if x.dim() == 2 else x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def row_norms(x: Tensor) -> Tensor:
-    """‖x_b‖ of each row of (B, N): (B,)."""
-    return torch.linalg.vector_norm(x, dim=1, dtype=accumulation_dtype(x))
+def smallest_norm(dtype: torch.dtype) -> float:
+    """The norm below which fourth powers of it, which solvers come to, leave the range of normal numbers."""
+    return torch.finfo(dtype).tiny ** 0.25
 
 
-def _residuals(norms: np.ndarray) -> dict[str, np.ndarray]:
-    """Both kinds of residual from norms (2, U) of g and of f(z)."""
-    return {"abs": norms[0], "rel": norms[0] / (norms[1] + TINY)}
+def host_view(x: Tensor) -> np.ndarray | None:
+    """The memory of x as the host sees it, None where x lies elsewhere."""
+    return x.numpy() if x.device.type == "cpu" else None
 
 
-def _finite_or_inf(residuals: np.ndarray) -> tuple[float, ...]:
-    return tuple(np.where(np.isfinite(residuals), residuals, math.inf).tolist())
+class Norms:
+    """‖x_b‖ of the rows of two tensors (b, N) at once, on the host; as many rows as at first, or fewer later."""
+
+    def __init__(self, like: Tensor):
+        self.found = torch.empty(2, len(like), dtype=accumulation_dtype(like), device=like.device)
+        self.rows = self.found.unbind()
+        self.on_host = host_view(self.found)
+
+    @staticmethod
+    def on_device(x: Tensor, y: Tensor) -> Tensor:
+        """(2, b), where x and y are."""
+        dtype = accumulation_dtype(x)
+        return torch.stack([torch.linalg.vector_norm(part, dim=1, dtype=dtype) for part in (x, y)])
+
+    def of(self, x: Tensor, y: Tensor) -> np.ndarray:
+        """(2, b), in double precision."""
+        if len(x) != self.found.shape[1]:
+            self.__init__(x)
+        for row, part in zip(self.rows, (x, y), strict=True):
+            torch.linalg.vector_norm(part, dim=1, dtype=row.dtype, out=row)
+        return (self.found.cpu().numpy() if self.on_host is None else self.on_host).astype(np.float64)
 
 
 class Tracker:
-    """Norms, traces, best iterates and stop rule of one solve, over flattened states (B, N).
+    """Norms, traces and best iterates of one solve, over flattened states (B, N); its `StopRule` says when to stop.
 
-    What stops is a unit: the whole batch, or each sequence on its own; U is their number. `record` makes the only host
-    synchronisation of a step: two norms per sequence come over in one transfer. Index tensors go the other way only
-    while the device has nothing to do, right after it.
+    What stops is a unit: the whole batch, or each sequence on its own; U is their number. The only host
+    synchronisation of a step is that of `Norms`: two per sequence come over in one transfer. Index tensors go the other
+    way only while the device has nothing to do, right after it.
 
     The whole batch may be divided: then all who hold a part of it make as many calls, and what is decided on its norms
     is decided alike everywhere.
 
     Args:
         z0: the start (B, N).
-        positions: L, positions in a sequence: a longer one may grow more before it counts as diverged.
+        positions: L, positions in a sequence.
         eps: residual below which a unit has converged.
         stop_mode: "rel" or "abs".
         stop_scope: "batch" or "sequence".
@@ -69,6 +82,7 @@ class Tracker:
             stop rules apply from it on, and growth over its residual is divergence.
         batch_sum: adds up over the parts of a divided batch, None for an undivided one; called once by each `record`
             and by `result`, with the scope "sequence" never.
+        returns: "lowest" for the candidate of lowest residual, "last" for the last one that is finite.
 
     Raises:
         ValueError: an unknown stop mode or scope.
@@ -84,56 +98,57 @@ class Tracker:
         stop_scope: str,
         first_candidate: int,
         batch_sum: BatchSum | None = None,
+        returns: str = "lowest",
     ):
-        check_choice("stop_mode", stop_mode, STOP_MODES)
         check_choice("stop_scope", stop_scope, STOP_SCOPES)
-        self.eps, self.stop_mode, self.stop_scope = eps, stop_mode, stop_scope
-        self.divergence_ratio = DIVERGENCE_RATIO * positions
-        self.first_candidate = first_candidate
+        self.stop_scope = stop_scope
+        self.per_sequence = stop_scope == "sequence"
+        self.rule = StopRule(
+            len(z0) if self.per_sequence else 1,
+            eps=eps,
+            stop_mode=stop_mode,
+            first_candidate=first_candidate,
+            positions=positions,
+            precision=torch.finfo(z0.dtype).eps,
+            returns=returns,
+        )
         self.batch_sum = None if self.per_sequence else batch_sum
         self.start = self.best = z0
-        n_units = len(z0) if self.per_sequence else 1
         self.start_norms = self.best_norms = np.full((2, len(z0)), math.inf)
-        self.best_step = np.zeros(n_units, dtype=int)
-        self.lowest = np.full(n_units, math.inf)
-        self.reason = np.full(n_units, OPEN)
-        self.unit_trace: list[np.ndarray] = []  # residuals (U,) in the stop mode, one entry an evaluation
-        self.batch_trace: dict[str, list[float]] = {"abs": [], "rel": []}
-
-    @property
-    def per_sequence(self) -> bool:
-        """Whether the units are sequences."""
-        return self.stop_scope == "sequence"
+        self.row_norms: list[np.ndarray] = []  # (2, B) of each evaluation
+        self.whole_norms: list[np.ndarray] = []  # (2, 1), of the batch
 
     @property
     def n_evals(self) -> int:
         """Evaluations of f so far."""
-        return len(self.unit_trace)
+        return len(self.row_norms)
 
     def is_open(self, rows: np.ndarray) -> np.ndarray:
         """Which of these sequences are still being solved for, (b,) bool."""
-        return (self.reason == OPEN)[rows] if self.per_sequence else np.repeat(self.reason == OPEN, len(rows))
+        is_open = self.rule.reason == OPEN
+        return is_open[rows] if self.per_sequence else np.repeat(is_open, len(rows))
 
-    def record(self, rows: np.ndarray, z: Tensor, fz: Tensor, g: Tensor) -> bool:
-        """Takes in fz = f(z) and g = fz - z, (b, N), of the sequences `rows` (b,), in rising order.
+    @np.errstate(invalid="ignore", over="ignore")
+    def record(self, rows: np.ndarray, z: Tensor, found: np.ndarray) -> bool:
+        """Takes in z (b, N) of the sequences `rows` (b,), in rising order, and the norms (2, b) of its g and f(z).
 
         Returns whether no unit is left to solve.
         """
-        found = torch.stack([row_norms(g), row_norms(fz)]).cpu().double().numpy()
-        is_open = self.is_open(rows)
-        norms = self.best_norms.copy()  # a finished sequence stays at what it is returned with
-        norms[:, rows[is_open]] = found[:, is_open]
-        if self.n_evals == 0:
+        if self.per_sequence:
+            is_open = self.is_open(rows)
+            norms = self.best_norms.copy()  # a finished sequence stays at what it is returned with
+            norms[:, rows[is_open]] = found[:, is_open]
+        else:
+            norms = found
+        if not self.row_norms:
             self.start_norms = self.best_norms = norms
-        with np.errstate(invalid="ignore", over="ignore"):
-            whole = self._over_the_batch(norms)
-            for mode, residual in _residuals(whole).items():
-                self.batch_trace[mode].append(float(residual[0]))
-            units = norms if self.per_sequence else whole
-            improved = self._advance(units, _residuals(units)[self.stop_mode])
+        self.row_norms.append(norms)
+        whole = self._over_the_batch(norms)
+        self.whole_norms.append(whole)
+        improved = self.rule.judge(norms if self.per_sequence else whole)
         if improved.any():
             self._keep(rows, z, norms, improved)
-        return not (self.reason == OPEN).any()
+        return self.rule.n_open == 0
 
     def _over_the_batch(self, norms: np.ndarray) -> np.ndarray:
         """Norms (2, B) of sequences to those of the batch, (2, 1)."""
@@ -142,73 +157,65 @@ class Tracker:
             squares = self.batch_sum(squares)
         return np.sqrt(squares)[:, None]
 
-    def _advance(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Applies the stop rule to the newest residuals (U,); which units are at their lowest so far."""
-        step = self.n_evals
-        self.unit_trace.append(residual)
-        is_open = self.reason == OPEN
-        finite = np.isfinite(norms).all(axis=0)
-        improved = np.zeros_like(is_open)
-        if step >= self.first_candidate:
-            improved = is_open & finite & (residual < self.lowest)
-            self.best_step[improved], self.lowest[improved] = step, residual[improved]
-            for reason, met in self._stop_rules(residual).items():
-                self.reason[is_open & met & (self.reason == OPEN)] = REASONS.index(reason)
-        self.reason[is_open & ~finite] = REASONS.index(Termination.NONFINITE)
-        return improved
-
-    def _stop_rules(self, residual: np.ndarray) -> dict[Termination, np.ndarray]:
-        """reason -> which units meet it; the first reason that is met counts."""
-        trace = self.unit_trace[self.first_candidate :]
-        rules = {Termination.CONVERGED: residual < self.eps}
-        if len(trace) > STAGNATION_WINDOW:
-            window = np.stack(trace[-STAGNATION_WINDOW:])
-            still = window.max(axis=0) < STAGNATION_RATIO * window.min(axis=0)
-            rules[Termination.STAGNATED] = (residual < STAGNATION_SLACK * self.eps) & still
-        rules[Termination.DIVERGED] = residual > trace[0] * self.divergence_ratio
-        return rules
-
     def _keep(self, rows: np.ndarray, z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
         """Holds on to the iterates and norms of the units that are at their lowest."""
-        self.best_norms = np.where(improved, norms, self.best_norms)
         if improved.all():
-            self.best = z
+            self.best, self.best_norms = z, norms
             return
+        self.best_norms = np.where(improved, norms, self.best_norms)
         source = torch.from_numpy(np.flatnonzero(improved[rows])).to(z.device)
         target = torch.from_numpy(np.flatnonzero(improved)).to(z.device)
         self.best = self.best.index_copy(0, target, z[source])
 
+    def whole(self, rows: np.ndarray, z: Tensor) -> Tensor:
+        """The iterates (B, N) of all sequences, with those that have finished as they are returned."""
+        if not self.per_sequence:
+            return z
+        is_open = self.is_open(rows)
+        source = torch.from_numpy(np.flatnonzero(is_open)).to(z.device)
+        return self.best.index_copy(0, torch.from_numpy(rows[is_open]).to(z.device), z[source])
+
+    def residual(self) -> float:
+        """The whole batch's residual in the stop mode, of the last iterate."""
+        return float(self.rule.residual_of(self.whole_norms[-1])[0])
+
     def _fall_back_to_the_start(self) -> None:
         """Returns no unit with something worse than it began with."""
-        if not self.unit_trace:
+        if not self.row_norms or self.rule.returns == "last":
             return
-        worse = self.unit_trace[0] < self.lowest
-        self.best_step[worse] = 0
+        worse = self.rule.residuals[0] < self.rule.lowest
+        self.rule.best_step[worse] = 0
         if worse.any():
             self._keep(np.arange(len(self.start)), self.start, self.start_norms, worse)
 
-    def result(self) -> SolverResult:
+    def result(self, *, sequence_traces: bool = False) -> SolverResult:
         """The best iterates (B, N) and the report."""
         self._fall_back_to_the_start()
-        ended = np.where(self.reason == OPEN, REASONS.index(Termination.MAX_STEPS), self.reason)
-        n_rows = len(self.best)
+        rule, n_rows = self.rule, len(self.best)
+        ended = rule.ended()
         with np.errstate(invalid="ignore", over="ignore"):
-            whole = _residuals(self._over_the_batch(self.best_norms))
-            own = _residuals(self.best_norms)[self.stop_mode]
-        report = SolveReport(
-            termination=REASONS[ended.max(initial=0)],
-            n_steps=max(self.n_evals - 1, 0),
-            n_evals=self.n_evals,
-            best_step=int(self.best_step.max(initial=0)),
-            stop_mode=self.stop_mode,
-            stop_scope=self.stop_scope,
-            eps=self.eps,
-            abs_residual=_finite_or_inf(whole["abs"])[0],
-            rel_residual=_finite_or_inf(whole["rel"])[0],
-            abs_trace=tuple(self.batch_trace["abs"]),
-            rel_trace=tuple(self.batch_trace["rel"]),
-            sequence_residuals=_finite_or_inf(own),
-            sequence_steps=tuple(np.broadcast_to(self.best_step, n_rows).tolist()),
-            sequence_terminations=tuple(REASONS[reason] for reason in np.broadcast_to(ended, n_rows)),
-        )
+            whole = self._over_the_batch(self.best_norms)
+            trace = np.concatenate(self.whole_norms, axis=1) if self.whole_norms else np.empty((2, 0))
+            rows = rule.residual_of(np.stack(self.row_norms, axis=1)) if sequence_traces and self.row_norms else None
+            report = SolveReport(
+                termination=REASONS[ended.max(initial=0)],
+                n_steps=max(self.n_evals - 1, 0),
+                n_evals=self.n_evals,
+                best_step=int(rule.best_step.max(initial=0)),
+                stop_mode=rule.stop_mode,
+                stop_scope=self.stop_scope,
+                eps=rule.eps,
+                abs_residual=_finite_or_inf(whole[0])[0],
+                rel_residual=_finite_or_inf(relative(whole))[0],
+                abs_trace=tuple(trace[0].tolist()),
+                rel_trace=tuple(relative(trace).tolist()),
+                sequence_residuals=_finite_or_inf(rule.residual_of(self.best_norms)),
+                sequence_steps=tuple(np.broadcast_to(rule.best_step, n_rows).tolist()),
+                sequence_terminations=tuple(REASONS[reason] for reason in np.broadcast_to(ended, n_rows)),
+                sequence_traces=() if rows is None else tuple(tuple(row) for row in rows.T.tolist()),
+            )
         return SolverResult(self.best, report)
+
+
+def _finite_or_inf(residuals: np.ndarray) -> tuple[float, ...]:
+    return tuple(np.where(np.isfinite(residuals), residuals, math.inf).tolist())

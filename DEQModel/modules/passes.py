@@ -1,0 +1,250 @@
+"""One call of a `DEQModule`: the solve, and by kind of gradient the graph that its result gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.gradients import attach_implicit
+from modules.iterate import iterate
+from modules.jacobian import jacobian_loss
+from modules.leaves import Unchanged, mark
+from modules.parametrizations import WeightCache
+from modules.prepare import prepare
+from modules.report import SolveInfo, SolveReport, SolverResult
+from modules.reversible import ReversibleIteration
+from modules.settings import Settings
+from modules.solver import Callback, check_image, check_no_transform
+from modules.state import Map
+from modules.tracker import BatchSum, Norms, Tracker, by_row
+
+
+@dataclass
+class Pass:
+    """What one call of a `DEQModule` asks for, on states (B, *) that are tensors.
+
+    Args:
+        settings: how to solve and to differentiate.
+        threshold: of the forward solve.
+        batch_sum: see `Solver.__call__`; None for an undivided batch.
+        jacobian_samples: number of vectors for the Jacobian's penalty.
+        iterates: indices of iterates that are asked for too.
+        callback: see `Solver.__call__`.
+        sequence_traces: whether reports have a trace of each sequence.
+    """
+
+    settings: Settings
+    threshold: int
+    batch_sum: BatchSum | None = None
+    jacobian_samples: int = 0
+    iterates: Sequence[int] = ()
+    callback: Callback | None = None
+    sequence_traces: bool = False
+    weights: WeightCache = field(default_factory=lambda: WeightCache(shared=True))
+
+    def run(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        """The state, with a graph where gradients are enabled, and how it was solved for."""
+        if not torch.is_grad_enabled():
+            result = self._solve(f, z0)
+            return result.value, SolveInfo(result.report, iterates=result.iterates)
+        with self.weights:
+            return GRADIENT_PASSES[self.settings.grad](self, f, z0)
+
+    @property
+    def _scope(self) -> dict:
+        """Over what solves stop, as arguments of the solvers and of `Tracker`; only divided batches need a sum."""
+        summed = {} if self.batch_sum is None else {"batch_sum": self.batch_sum}
+        return {"stop_scope": self.settings.stop_scope} | summed
+
+    def _solve(self, f: Map, z0: Tensor) -> SolverResult:
+        with torch.no_grad(), WeightCache(shared=False):
+            return self.settings.solver(
+                prepare(f, z0, self.settings.prepare),
+                z0,
+                threshold=self.threshold,
+                eps=self.settings.f_eps,
+                stop_mode=self.settings.stop_mode,
+                iterates=self.iterates,
+                callback=self.callback,
+                sequence_traces=self.sequence_traces,
+                **self._scope,
+            )
+
+    def _add_jacobian_loss(self, f: Map, output: Tensor, info: SolveInfo) -> None:
+        if self.jacobian_samples:
+            z = output.detach().requires_grad_()
+            info.jacobian_loss = jacobian_loss(f(z), z, samples=self.jacobian_samples)
+
+    # -- the graph of one application at z*, or of a few from there
+
+    def one_step(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        """f(z*), with the gradient of that application, replaced by the implicit one where that is asked for."""
+        result = self._solve(f, z0)
+        info = SolveInfo(result.report, iterates=tuple(f(z).clone() for z in result.iterates))
+        implicit = self.settings.grad == "implicit"
+        z_star = result.value.detach().requires_grad_(implicit or self.jacobian_samples > 0)
+        f_star = f(z_star)
+        if self.jacobian_samples:
+            info.jacobian_loss = jacobian_loss(f_star, z_star, samples=self.jacobian_samples)
+        return self._implicit(f_star, z_star, result, info) if implicit else f_star.clone(), info
+
+    def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
+        settings, solve = self.settings, None
+        if settings.b_thres > 0:
+            solve = partial(
+                settings.backward_solver,
+                threshold=settings.b_thres,
+                eps=settings.b_eps,
+                stop_mode=settings.b_stop_mode,
+                sequence_traces=self.sequence_traces,
+                **self._scope,
+            )
+        if settings.b_init == "shine" and result.jacobian is not None:
+            jacobian = result.jacobian
+
+            def guess(grad: Tensor) -> Tensor:
+                return jacobian.transposed(by_row(grad)).view_as(grad)
+
+        elif solve is None:
+            guess = _unchanged
+        else:
+            guess = torch.zeros_like
+
+        def finished(report: SolveReport) -> None:
+            info.backward = report
+
+        return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished)
+
+    def phantom(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        """K damped applications from z*."""
+        result = self._solve(f, z0)
+        applied = partial(iterate, f, steps=self.settings.phantom_steps, damping=self.settings.phantom_damping)
+        output = applied(result.value).clone()
+        info = SolveInfo(result.report, iterates=tuple(applied(z).clone() for z in result.iterates))
+        self._add_jacobian_loss(f, output, info)
+        return output, info
+
+    # -- the graph of the iteration itself, of which f's own tensors are left out
+
+    def unroll(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        """Plain applications from z0, each computed again on backward."""
+        trail = _Trail(self, z0, first_candidate=max(self.threshold - 1, 0))
+        z, number, guard = z0.clone(), mark(), Unchanged(())  # a map that works in place must not reach the caller's
+        kept = {}
+        for k in range(self.threshold):
+            if k in self.iterates:
+                kept[k] = z
+            fz = iterate(f, z, steps=1, recompute=True, around=self.weights)
+            if k == 0:
+                guard = Unchanged.since(number, fz)
+            trail.saw(z, fz)
+            z = fz
+        return self._iterated(f, trail, z, kept, guard, steps=self.threshold, n_evals=self.threshold)
+
+    def reversible(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
+        """Steps of the reversible iteration, until its residual meets the stop rule or the threshold."""
+        trail = _Trail(self, z0, first_candidate=0, stops=self.settings.f_eps > 0)
+        iteration = ReversibleIteration(f, z0, beta=self.settings.rev_beta, around=self.weights)
+        number, guard, kept, steps = mark(), Unchanged(()), {}, 0
+        for steps in range(self.threshold + 1):
+            if steps in self.iterates:
+                kept[steps] = iteration.z
+            if steps == self.threshold:
+                break
+            z, fz = iteration.z, iteration.evaluate()
+            if steps == 0:
+                check_no_transform(fz)
+                check_image(fz, tuple(z0.shape), z0.dtype)
+                guard = Unchanged.since(number, fz)
+            if trail.saw(z, fz):
+                break
+            is_open = trail.is_open()
+            iteration.advance(fz, is_open)
+            iteration.advance(iteration.evaluate(), is_open)
+        n_evals = min(2 * steps + 1, 2 * self.threshold)
+        return self._iterated(f, trail, iteration.z, kept, guard, steps=steps, n_evals=n_evals)
+
+    def _iterated(
+        self,
+        f: Map,
+        trail: _Trail,
+        z: Tensor,
+        kept: dict[int, Tensor],
+        guard: Unchanged,
+        *,
+        steps: int,
+        n_evals: int,
+    ) -> tuple[Tensor, SolveInfo]:
+        output = guard.watch(z.clone())
+        iterates = tuple(guard.watch(kept.get(index, z).clone()) for index in self.iterates)
+        info = SolveInfo(trail.report(steps, n_evals), iterates=iterates)
+        self._add_jacobian_loss(f, output, info)
+        return output, info
+
+
+GRADIENT_PASSES: dict[str, Callable[[Pass, Map, Tensor], tuple[Tensor, SolveInfo]]] = {
+    "implicit": Pass.one_step,
+    "one_step": Pass.one_step,
+    "phantom": Pass.phantom,
+    "unroll": Pass.unroll,
+    "reversible": Pass.reversible,
+}
+
+
+class _Trail:
+    """What is seen of an iteration that has a graph: the norms of its residuals.
+
+    They are fetched at the end, all at once, unless something depends on them: a stop, or somebody who is told.
+    """
+
+    def __init__(self, of: Pass, z0: Tensor, *, first_candidate: int, stops: bool = False):
+        self.of, self.z0 = of, z0
+        self.tracker = Tracker(
+            by_row(z0),
+            positions=z0.shape[1] if z0.dim() > 2 else 1,
+            eps=of.settings.f_eps,
+            stop_mode=of.settings.stop_mode,
+            first_candidate=first_candidate,
+            returns="last",
+            **of._scope,
+        )
+        self.rows = np.arange(len(z0))
+        self.stops, self.found, self.sequence_steps = stops, [], np.zeros(len(z0), dtype=int)
+
+    @torch.no_grad()
+    def saw(self, z: Tensor, fz: Tensor) -> bool:
+        """Takes in z and f(z); whether no sequence is left to go on with."""
+        z, fz = by_row(z.detach()), by_row(fz.detach())
+        norms = Norms.on_device(fz - z, fz)
+        if not self.stops and self.of.callback is None:
+            self.found.append(norms)
+            return False
+        done = self.tracker.record(self.rows, z, norms.double().cpu().numpy())
+        if self.of.callback is not None:
+            self.of.callback(self.tracker.n_evals - 1, z.view(self.z0.shape), self.tracker.residual())
+        return done and self.stops
+
+    def is_open(self) -> Tensor | None:
+        """Which sequences go on (B, 1, …), None where all do."""
+        if not self.stops or not self.tracker.per_sequence or (is_open := self.tracker.is_open(self.rows)).all():
+            return None
+        return torch.from_numpy(is_open).to(self.z0.device).view(-1, *[1] * (self.z0.dim() - 1))
+
+    def report(self, steps: int, n_evals: int) -> SolveReport:
+        if self.found:
+            for norms in torch.stack(self.found).double().cpu().numpy():
+                self.tracker.record(self.rows, self.tracker.start, norms)
+        report = self.tracker.result(sequence_traces=self.of.sequence_traces).report
+        own = tuple(report.sequence_steps) if self.tracker.per_sequence and self.stops else (steps,) * len(self.z0)
+        counts = {"n_steps": steps, "n_evals": n_evals, "best_step": steps, "sequence_steps": own}
+        return dataclasses.replace(report, **counts)
+
+
+def _unchanged(grad: Tensor) -> Tensor:
+    return grad

@@ -1,0 +1,182 @@
+"""When a solve ends: the rule that reads its residuals, for the whole batch or for each sequence on its own."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from modules.checks import check_choice
+from modules.report import REASONS, Termination
+
+STOP_MODES = ("rel", "abs")
+TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there
+STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
+STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
+STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
+DIVERGENCE_RATIO = 1e3  # growth over the first candidate's residual, per position, that counts as divergence
+RUNAWAY_GROWTH = 2.0  # of ‖f(z)‖, over which ‖g‖ must have fallen …
+RUNAWAY_FALL = 0.5  # … below this share of what it was: maps that ran away never came below 0.68, in 130 solves
+RUNAWAY_LIMIT = 10.0  # growth of ‖f(z)‖ after which a unit that runs away is given up
+RUNAWAY_FAR = 1e3  # growth of ‖f(z)‖ beyond which a residual may be small because f(z) is large
+RUNAWAY_BELOW = 1e-3  # relative residual below which all this is asked where the stop rule reads the absolute one
+OPEN = -1  # in place of an index into REASONS: still being solved for
+
+
+def relative(norms: np.ndarray) -> np.ndarray:
+    """‖g‖ / ‖f(z)‖ from norms (2, …) of g and of f(z)."""
+    return norms[0] / (norms[1] + TINY)
+
+
+class StopRule:
+    """Judges residuals g = f(z) - z of U units, which are the whole batch or its sequences, one evaluation at a time.
+
+    A unit ends as soon as one of these holds, from the first candidate on:
+
+        converged   the residual is below eps; with the relative one, ‖g‖ / ‖f(z)‖, that is believed only if it is
+                    g that fell. A map whose state runs away, as z + tanh(LN(z) W + b), meets the test because f(z)
+                    grows. So if ‖f(z)‖ has doubled since some earlier iterate, ‖g‖ must have halved since the last such
+                    one. Else the unit goes on, until ‖g‖ is below half of that and of all it was meanwhile.
+        runaway     it went on like that while ‖f(z)‖ grew tenfold, or up to the threshold
+        stagnated   it is near eps and has not moved for some time
+        diverged    it has grown far beyond the first candidate's
+        nonfinite   ‖g‖ or ‖f(z)‖ is no finite number
+
+    Args:
+        n_units: U.
+        eps: residual below which a unit has converged.
+        stop_mode: "rel" or "abs".
+        first_candidate: index of the first iterate that may be returned.
+        positions: L, positions in a sequence: a longer one may grow more before it counts as diverged.
+        returns: "lowest" for the candidate of lowest residual, "last" for the last one that is finite.
+        precision: of the states, the relative rounding of their dtype.
+
+    Attributes:
+        reason: why each unit ended (U,), an index into REASONS, or OPEN.
+        lowest, best_step: the residual of the candidate that is returned, and that iterate's index.
+        norms: ‖g‖ and ‖f(z)‖ (2, U) of each evaluation.
+
+    Raises:
+        ValueError: an unknown stop mode.
+    """
+
+    def __init__(
+        self,
+        n_units: int,
+        *,
+        eps: float,
+        stop_mode: str,
+        first_candidate: int,
+        positions: int,
+        precision: float,
+        returns: str = "lowest",
+    ):
+        check_choice("stop_mode", stop_mode, STOP_MODES)
+        self.returns = returns
+        self.eps, self.stop_mode, self.first_candidate = eps, stop_mode, first_candidate
+        self.divergence_ratio, self.precision = DIVERGENCE_RATIO * positions, precision
+        self.reason = np.full(n_units, OPEN)
+        self.n_open = n_units
+        self.lowest = np.full(n_units, math.inf)
+        self.best_step = np.zeros(n_units, dtype=int)
+        self.norms: list[np.ndarray] = []
+        self.residuals: list[np.ndarray] = []
+        self.runaway = np.full((2, n_units), math.inf)  # lowest ‖g‖ and ‖f(z)‖ while units were seen to run away
+
+    def judge(self, norms: np.ndarray) -> np.ndarray:
+        """Takes in the norms (2, U) of the next iterate; which units (U,) are at their lowest so far."""
+        step = len(self.norms)
+        residual = self.residual_of(norms)
+        self.norms.append(norms)
+        self.residuals.append(residual)
+        all_finite = math.isfinite(norms.sum())
+        finite = True if all_finite else np.isfinite(norms).all(axis=0)
+        is_open = self.reason == OPEN
+        if step < self.first_candidate:
+            improved = np.zeros_like(is_open)
+        else:
+            better = residual < self.lowest if self.returns == "lowest" else np.ones_like(is_open)
+            improved = better & is_open & finite
+            self.lowest = np.where(improved, residual, self.lowest)
+            self.best_step[improved] = step
+            running = self._running_away(norms, residual)
+            self._apply(Termination.CONVERGED, (residual < self.eps) & ~running)
+            if len(self.residuals) - self.first_candidate > STAGNATION_WINDOW:
+                self._apply(Termination.STAGNATED, self._stagnated(norms, residual))
+            self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
+            self._apply(Termination.DIVERGED, residual > self.residuals[self.first_candidate] * self.divergence_ratio)
+        if not all_finite:
+            self._end(Termination.NONFINITE, is_open & ~finite)
+        return improved
+
+    def residual_of(self, norms: np.ndarray) -> np.ndarray:
+        """Norms (2, …) to the residual that the rule reads."""
+        return relative(norms) if self.stop_mode == "rel" else norms[0]
+
+    def ended(self) -> np.ndarray:
+        """Why each unit has ended (U,), if it is now that the threshold is reached."""
+        ran_away = np.isfinite(self.runaway[0])
+        at_threshold = np.where(ran_away, REASONS.index(Termination.RUNAWAY), REASONS.index(Termination.MAX_STEPS))
+        return np.where(self.reason == OPEN, at_threshold, self.reason)
+
+    def _apply(self, reason: Termination, met: np.ndarray) -> None:
+        """Ends the open units that meet a rule; the first one that is met counts."""
+        if met.any():
+            self._end(reason, met & (self.reason == OPEN))
+
+    def _end(self, reason: Termination, units: np.ndarray) -> None:
+        self.reason[units] = REASONS.index(reason)
+        self.n_open = int((self.reason == OPEN).sum())
+
+    def _running_away(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Which units look converged because ‖f(z)‖ grew, and not because ‖g‖ fell."""
+        if self.stop_mode == "rel":
+            small = residual < self.eps
+        else:
+            small = (relative(norms) < RUNAWAY_BELOW) & (residual >= STAGNATION_SLACK * self.eps)
+        small &= self.reason == OPEN
+        running = np.zeros_like(small)
+        if small.any():
+            units = np.flatnonzero(small)
+            before = np.minimum(self._before_growth(norms, units), self.runaway[:, units])
+            grew = self._only_grew(norms[:, units], before, far=np.isfinite(self.runaway[0, units]))
+            seen = np.stack(
+                [np.minimum(before[0], norms[0, units]), np.minimum(self.runaway[1, units], norms[1, units])]
+            )
+            self.runaway[:, units] = np.where(grew, seen, math.inf)
+            running[units] = grew
+        return running
+
+    def _before_growth(self, norms: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """‖g‖ and ‖f(z)‖ (2, u) of the last iterate before ‖f(z)‖ grew by RUNAWAY_GROWTH to what it is.
+
+        Infinite where it has not grown, or has come back by as much from a larger one.
+        """
+        found = np.full((2, len(units)), math.inf)
+        for place, unit in enumerate(units):
+            now, trace = norms[1, unit], [of_step[:, unit] for of_step in self.norms[:-1]]
+            if max((image for _, image in trace), default=0) <= RUNAWAY_GROWTH * now:
+                earlier = (of_step for of_step in reversed(trace) if of_step[1] * RUNAWAY_GROWTH <= now)
+                found[:, place] = next(earlier, math.inf)
+        return found
+
+    def _only_grew(self, norms: np.ndarray, before: np.ndarray, far: np.ndarray | bool = False) -> np.ndarray:
+        """Whether ‖g‖ has not fallen from what it was before ‖f(z)‖ grew, both (2, u), as far as rounding can tell.
+
+        A residual as small as rounding is an equilibrium, unless the state has gone so far that nothing else could be
+        seen there.
+        """
+        g, image = norms
+        rounding = self.precision * image
+        exact = (g <= 2 * rounding) & (image <= RUNAWAY_FAR * before[1]) & ~np.asarray(far)
+        return ~exact & (np.maximum(g, rounding) >= RUNAWAY_FALL * before[0])
+
+    def _stagnated(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        near = residual < STAGNATION_SLACK * self.eps
+        if not near.any():
+            return near
+        window = np.stack(self.residuals[-STAGNATION_WINDOW:])
+        still = near & (self.reason == OPEN) & (window.max(axis=0) < STAGNATION_RATIO * window.min(axis=0))
+        units = np.flatnonzero(still & (self.stop_mode == "rel"))
+        still[units] = ~self._only_grew(norms[:, units], self._before_growth(norms, units))
+        return still
