@@ -63,7 +63,7 @@ def test_report_names_what_the_number_depends_on():
     for part in (
         "test: perplexity",
         "396 tokens scored in 4 rows, 15 segments of 7, memory 5",
-        "broyden, threshold 9, eps 0.01, stop mode abs, stop scope batch",
+        "broyden, threshold 9 steps, eps 0.01, stop mode abs, stop scope batch",
         "3.0 steps, 4.0 evaluations, residual 5.00e-01",
         "stopped: 100% converged; 50.0% of sequences not converged",
         "tokens/s",
@@ -82,7 +82,7 @@ def test_shallow_report_and_limited_segments():
 def test_history_and_ridge_are_named_where_they_are_set():
     _, segments = batches(400, 7)
     text = str(evaluate(Known(), segments, "test", Settings(f_history=5, anderson_ridge=1e-4), SOLVES))
-    assert "anderson, history 5, ridge 0.0001, threshold 50" in text
+    assert "anderson, history 5, ridge 0.0001, threshold 50 evaluations" in text
 
 
 def test_spectral_radius_is_that_of_segments_spread_over_the_split():

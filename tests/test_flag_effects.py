@@ -129,6 +129,7 @@ EFFECTS = {
     ),
     "grad": Effect("--grad one_step", lambda a, b: "backward" not in b.log and learned_otherwise(a, b)),
     "phantom_steps": Effect("--phantom_steps 2", learned_otherwise, "--grad phantom"),
+    "rev_beta": Effect("--rev_beta 0.5", learned_otherwise, "--grad reversible"),
     "phantom_damping": Effect("--phantom_damping 1", learned_otherwise, "--grad phantom"),
     "rand_f_thres_delta": Effect(
         "--rand_f_thres_delta 4 --log-interval 1",

@@ -27,6 +27,7 @@ def _with_solver(name: str) -> Need:
 
 
 IMPLICIT = Need("--grad implicit", lambda s: s.grad == "implicit")
+REVERSIBLE = Need("--grad reversible", lambda s: s.grad == "reversible")
 PHANTOM = Need("--grad phantom", lambda s: s.grad == "phantom")
 PENALTY = Need("--jac_loss_weight", lambda s: s.jac_loss_weight > 0)
 AN_EQUILIBRIUM = "an equilibrium (--pretrain_steps 0)"
@@ -100,14 +101,20 @@ class EquilibriumSettings:
     grad: str = flag(
         "implicit",
         "gradient of the equilibrium: implicit differentiation, one application of the cell, --phantom_steps damped "
-        "ones, or --f_thres plain ones in place of a solve",
+        "ones, or in place of a solve --f_thres plain ones (unroll) or steps of an iteration that can be run backwards "
+        "and so needs the memory of one (reversible)",
         choices=tuple(GRADIENTS),
         listed=False,
     )
     phantom_steps: int = flag(5, "steps of --grad phantom", listed=False, needs=(PHANTOM,))
     phantom_damping: float = flag(0.5, "damping of --grad phantom, at most 1", listed=False, needs=(PHANTOM,))
-    f_thres: int = flag(50, "solver threshold, forward", sweeps=True)
-    b_thres: int = flag(80, "solver threshold, backward")
+    rev_beta: float = flag(0.8, "damping of --grad reversible, between 0 and 1", listed=False, needs=(REVERSIBLE,))
+    f_thres: int = flag(
+        50,
+        "solver threshold, forward: steps; with anderson evaluations of the cell, which are one more than its steps",
+        sweeps=True,
+    )
+    b_thres: int = flag(80, "solver threshold, backward, counted likewise")
     f_eps: float = flag(1e-3, "residual at which the forward solve has converged", listed=False, sweeps=True)
     b_eps: float = flag(1e-3, "residual at which the backward solve has converged", listed=False)
     rand_f_thres_delta: int = flag(

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.report import SolveReport, Termination
+from modules.solvers import SOLVERS
 
-NEVER_AN_ANSWER = (Termination.DIVERGED, Termination.NONFINITE)
+NEVER_AN_ANSWER = (Termination.RUNAWAY, Termination.DIVERGED, Termination.NONFINITE)
 
 
 def failed(report: SolveReport) -> bool:
-    """Whether a solve's value is worth nothing: it diverged, was not finite, or has a relative residual above 1.
+    """Whether a solve's value is worth nothing: it ran away, diverged, was not finite, or has a residual above 1.
 
-    A backward solve that starts from 0 has the relative residual 1 before its first step.
+    The relative one: a backward solve that starts from 0 has 1 before its first step.
     """
     return report.termination in NEVER_AN_ANSWER or not report.rel_residual <= 1
 
@@ -156,8 +157,8 @@ class SolveSummary:
             f", {name} {value if isinstance(value, int) else format(value, 'g')}" for name, value in given
         )
         return (
-            f"{self.solver}{options}, threshold {self.threshold}, eps {self.eps:g}, stop mode "
-            f"{self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
+            f"{self.solver}{options}, threshold {self.threshold} {SOLVERS[self.solver].counts}, eps {self.eps:g}, "
+            f"stop mode {self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
             f"{self.evaluations:.1f} evaluations, residual {residual_in_words(self.residual, digits=2)}; stopped: "
             f"{shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
         )

@@ -6,13 +6,14 @@ Shape legend: B sequences, N entries of one sequence's state, m columns of the w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from modules.checks import AT_LEAST_ONE, SHARE, TOLERANCE
-from modules.solver import Iteration, Solver
-from modules.tracker import accumulation_dtype
+from .checks import AT_LEAST_ONE, SHARE, TOLERANCE
+from .solver import Iteration, Solver
+from .tracker import accumulation_dtype
 
 RELATIVE_RIDGE = 1e-6  # of each diagonal entry of G Gᵀ: some ten times the rounding in single precision
 
@@ -39,6 +40,8 @@ class Anderson(Solver):
 
     Source: D. G. Anderson, J. ACM 12 (1965); Walker and Ni, SIAM J. Numer. Anal. 49 (2011).
     """
+
+    counts: ClassVar[str] = "evaluations"
 
     m: int = 5
     lam: float | None = None

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.checks import AT_LEAST_ONE
-from modules.solver import Iteration, Solver
-from modules.tracker import accumulation_dtype
+from .checks import AT_LEAST_ONE
+from .solver import Iteration, Solver
+from .tracker import accumulation_dtype
 
 FIRST_BLOCK = 8  # columns of the first block of a history
 

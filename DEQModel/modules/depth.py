@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from modules.checks import AT_LEAST_ONE
-from modules.iterate import iterate
-from modules.report import SolveInfo
-from modules.state import Map, State
+from .checks import AT_LEAST_ONE
+from .iterate import iterate
+from .report import SolveInfo
+from .state import Map, State
 
 
 class Depth(Protocol):

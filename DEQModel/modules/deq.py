@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo
 
-from modules.checks import AT_LEAST_ONE, COUNT
-from modules.passes import Pass
-from modules.report import SolveInfo
-from modules.settings import NAMES, Settings
-from modules.solver import Callback, check_no_transform
-from modules.state import CastMap, Map, State, StateLayout
-from modules.tracker import BatchSum, accumulation_dtype
+from .checks import AT_LEAST_ONE, COUNT
+from .passes import Pass
+from .report import SolveInfo
+from .settings import NAMES, Settings
+from .solver import Callback, check_no_transform
+from .state import CastMap, Map, State, StateLayout
+from .tracker import BatchSum, accumulation_dtype
 
 
 class DEQModule(nn.Module):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from modules.checks import SHARE
-from modules.solver import Iteration, Solver
+from .checks import SHARE
+from .solver import Iteration, Solver
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from modules.leaves import leads_beyond
-from modules.report import SolveReport, SolverResult, Termination
-from modules.state import Map
+from .leaves import leads_beyond
+from .report import SolveReport, SolverResult, Termination
+from .state import Map
 
 AdjointSolver = Callable[[Map, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
 

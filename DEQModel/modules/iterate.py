@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from modules.state import Map, State
+from .state import Map, State
 
 NOTHING = nullcontext()
 

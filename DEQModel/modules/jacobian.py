@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.checks import AT_LEAST_ONE
-from modules.state import Map
-from modules.tracker import accumulation_dtype, by_row
+from .checks import AT_LEAST_ONE
+from .state import Map
+from .tracker import accumulation_dtype, by_row
 
 
 def _transposed_product(f_z: Tensor, z: Tensor, v: Tensor, *, create_graph: bool) -> Tensor:

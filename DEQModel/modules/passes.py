@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.gradients import attach_implicit
-from modules.iterate import iterate
-from modules.jacobian import jacobian_loss
-from modules.leaves import Unchanged, mark
-from modules.parametrizations import WeightCache
-from modules.prepare import prepare
-from modules.report import SolveInfo, SolveReport, SolverResult
-from modules.reversible import ReversibleIteration
-from modules.settings import Settings
-from modules.solver import Callback, check_image, check_no_transform
-from modules.state import Map
-from modules.tracker import BatchSum, Norms, Tracker, by_row
+from .gradients import attach_implicit
+from .iterate import iterate
+from .jacobian import jacobian_loss
+from .leaves import Unchanged, mark
+from .parametrizations import WeightCache
+from .prepare import prepare
+from .report import SolveInfo, SolveReport, SolverResult
+from .reversible import ReversibleIteration
+from .settings import Settings
+from .solver import Callback, check_image, check_no_transform
+from .state import Map
+from .tracker import BatchSum, Norms, Tracker, by_row
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from modules.checks import check_choice
-from modules.state import Map
+from .checks import check_choice
+from .state import Map
 
 
 def _eager(f: Map, z0: Tensor) -> Map:

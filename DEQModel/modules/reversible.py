@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from modules.state import Map
+from .state import Map
 
 EXACT_DTYPE = torch.float64  # of the states; f sees them in its own
 # How far the rounding of EXACT_DTYPE may have grown in a state that comes back, by f's dtype.

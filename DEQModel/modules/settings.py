@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.broyden import Broyden
-from modules.checks import AT_LEAST_ONE, COUNT, SHARE, TOLERANCE, Range, check_choice
-from modules.prepare import PREPARATIONS
-from modules.solver import Solver
-from modules.solvers import SOLVERS, make_solver
-from modules.stop_rule import STOP_MODES
-from modules.tracker import STOP_SCOPES
+from .broyden import Broyden
+from .checks import AT_LEAST_ONE, COUNT, SHARE, TOLERANCE, Range, check_choice
+from .prepare import PREPARATIONS
+from .solver import Solver
+from .solvers import SOLVERS, make_solver
+from .stop_rule import STOP_MODES
+from .tracker import STOP_SCOPES
 
 GRADIENTS = ("implicit", "one_step", "phantom", "unroll", "reversible")
 BACKWARD_STARTS = ("zero", "shine")

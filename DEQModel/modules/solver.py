@@ -9,16 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from modules.checks import COUNT
-from modules.report import JacobianEstimate, SolverResult
-from modules.state import Map, ScaledMap
-from modules.tracker import BatchSum, Norms, Tracker, by_row, smallest_norm
+from .checks import COUNT
+from .report import JacobianEstimate, SolverResult
+from .state import Map, ScaledMap
+from .tracker import BatchSum, Norms, Tracker, by_row, smallest_norm
 
 COMPACT_BELOW = 0.9  # share of the sequences that f sees which are still open, below which the others leave
 
@@ -53,6 +54,8 @@ class Solver(ABC):
     Raises:
         ValueError: options out of range.
     """
+
+    counts: ClassVar[str] = "steps"  # what a threshold counts
 
     @abstractmethod
     def start(self, z0: Tensor, threshold: int) -> Iteration:

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.anderson import Anderson
-from modules.broyden import Broyden
-from modules.fixed_point import FixedPoint
-from modules.report import SolverResult
-from modules.solver import Solver
-from modules.state import Map
+from .anderson import Anderson
+from .broyden import Broyden
+from .fixed_point import FixedPoint
+from .report import SolverResult
+from .solver import Solver
+from .state import Map
 
 SOLVERS: dict[str, type[Solver]] = {
     "anderson": Anderson,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.tracker import by_row
+from .tracker import by_row
 
 State = Tensor | Sequence[Tensor]  # (B, *), or several of them with the same B and dtype
 Map = Callable[[Any], Any]  # z -> f(z), of the same shapes, dtype and device

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from modules.checks import check_choice
-from modules.report import REASONS, Termination
+from .checks import check_choice
+from .report import REASONS, Termination
 
 STOP_MODES = ("rel", "abs")
 TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there

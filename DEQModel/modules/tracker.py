@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.checks import check_choice
-from modules.report import REASONS, SolveReport, SolverResult
-from modules.stop_rule import OPEN, StopRule, relative
+from .checks import check_choice
+from .report import REASONS, SolveReport, SolverResult
+from .stop_rule import OPEN, StopRule, relative
 
 # Adds up float64 numbers (k,) over all who hold a part of the batch; the same bits for all of them.
 BatchSum = Callable[[np.ndarray], np.ndarray]
