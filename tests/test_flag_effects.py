@@ -108,7 +108,7 @@ EFFECTS = {
         "--stop_mode abs", lambda a, b: "stop mode abs" in b.out and learned_otherwise(a, b), "--f_eps 0.3"
     ),
     "stop_scope": Effect(
-        "--stop_scope sequence", lambda a, b: "stop scope sequence" in b.out and learned_otherwise(a, b), "--f_eps 0.3"
+        "--stop_scope sequence", lambda a, b: "stop scope sequence" in b.out and learned_otherwise(a, b), "--f_eps 0.05"
     ),
     "b_solver": Effect("--b_solver fixed_point", lambda a, b: steps(b, "backward") > 5 and learned_otherwise(a, b)),
     "b_stop_mode": Effect(

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +274,8 @@ def test_anderson_needs_a_window():
 
 
 @pytest.mark.parametrize("limit", [3, 21, 40])
-def test_history_holds_the_newest_columns(limit):
+def test_history_holds_the_newest_columns(limit, monkeypatch):
+    monkeypatch.setattr(sys.modules[History.__module__], "SMALL_HISTORY", 0)
     like = torch.zeros(2, 5)
     history = History(like, limit=limit)
     columns = torch.randn(30, 2, 5)
@@ -299,5 +301,7 @@ def test_early_convergence_does_not_pay_for_the_threshold(monkeypatch):
         sizes.append(self.capacity)
 
     monkeypatch.setattr(History, "__init__", spy)
-    broyden(problem.f, problem.start, threshold=1000, eps=1e-3)
+    broyden(problem.f, problem.start, threshold=100_000, eps=1e-3)
     assert sizes == [8]
+    broyden(problem.f, problem.start, threshold=30, eps=1e-3)
+    assert sizes[1:] == [31], "a small one is one block"

@@ -5,6 +5,7 @@ Shape legend: B sequences, N entries of one sequence's state, m columns of the w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -93,20 +94,20 @@ class AndersonIteration(Iteration):
         """Adds a pair (B, N), in the oldest one's place when the window is full."""
         slot = self.stored % self.m
         self.stored += 1
-        self.images.select(1, slot).copy_(fz)
-        column = self.residuals.select(1, slot).copy_(g)
+        self.images[:, slot] = fz
+        column = self.residuals[:, slot].copy_(g)
         n = min(self.stored, self.m)
-        row = torch.bmm(column.unsqueeze(1), self.residuals.narrow(1, 0, n).transpose(1, 2)).squeeze(1)  # (B, n)
-        self.gram.select(1, slot).narrow(1, 0, n).copy_(row)
-        self.gram.select(2, slot).narrow(1, 0, n).copy_(row)
+        row = torch.bmm(column.unsqueeze(1), self.residuals[:, :n].transpose(1, 2)).squeeze(1)  # (B, n)
+        self.gram[:, slot, :n] = row
+        self.gram[:, :n, slot] = row
 
     def _mix(self) -> Tensor:
         """β αᵀF + (1 - β) αᵀX (B, N), computed as αᵀF - (1 - β) αᵀG."""
         n = min(self.stored, self.m)
         alpha = self._weights(n).unsqueeze(1)
-        mixed = torch.bmm(alpha.to(self.images.dtype), self.images.narrow(1, 0, n))
+        mixed = torch.bmm(alpha.to(self.images.dtype), self.images[:, :n])
         if self.beta != 1.0:
-            back = torch.bmm(alpha.to(self.residuals.dtype), self.residuals.narrow(1, 0, n))
+            back = torch.bmm(alpha.to(self.residuals.dtype), self.residuals[:, :n])
             mixed = mixed - ((1 - self.beta) * back).to(mixed.dtype)
         return mixed.squeeze(1)
 
@@ -116,13 +117,13 @@ class AndersonIteration(Iteration):
         In double precision, as K⁻¹ is nearly singular where residuals point the same way. The newest column alone
         counts where K is singular.
         """
-        gram = self.gram.narrow(1, 0, n).narrow(2, 0, n).clone()
+        gram = self.gram[:, :n, :n].clone()
         diagonal = gram.diagonal(dim1=1, dim2=2)
         if self.lam is None:
             diagonal.mul_(1 + RELATIVE_RIDGE)
         else:
             diagonal.add_(self.lam)
-        alpha = torch.linalg.solve_ex(gram, self.ones.narrow(0, 0, n)).result.squeeze(2)
-        alpha = alpha / alpha.sum(dim=1, keepdim=True)
-        newest = self.newest.select(0, (self.stored - 1) % self.m).narrow(0, 0, n)
-        return torch.where(torch.isfinite(alpha.sum(dim=1, keepdim=True)), alpha, newest)
+        alpha = torch.linalg.solve_ex(gram, self.ones[:n]).result.squeeze(2)
+        total = alpha.sum(dim=1, keepdim=True)
+        newest = self.newest[(self.stored - 1) % self.m, :n]
+        return torch.where(total.abs() < math.inf, alpha / total, newest)  # isfinite is three operations

@@ -5,6 +5,7 @@ Shape legend: B sequences, N entries of one sequence's state, m stored steps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from .solver import Iteration, Solver
 from .tracker import accumulation_dtype
 
 FIRST_BLOCK = 8  # columns of the first block of a history
+SMALL_HISTORY = 2**16  # bytes of a history that is one block from the start
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class History:
 
     def __init__(self, like: Tensor, limit: int):
         self.limit = limit
-        self.blocks = [self._block(like, min(limit, FIRST_BLOCK))]
+        self.precise = accumulation_dtype(like)  # of what sums come to
+        whole = limit * like.numel() * like.element_size() <= SMALL_HISTORY
+        self.blocks = [self._block(like, limit if whole else min(limit, FIRST_BLOCK))]
         self.appended = 0  # columns so far, forgotten ones included
 
     @staticmethod
@@ -117,6 +121,8 @@ class History:
     def _filled(self) -> list[Tensor]:
         """The blocks without the places that are still empty, which the last one alone may have."""
         *full, last = self.blocks
+        if not full:
+            return [last[:, : len(self)]]
         return [*full, last.narrow(1, 0, len(self) - sum(block.shape[1] for block in full))]
 
     def append(self, column: Tensor) -> bool:
@@ -133,12 +139,14 @@ class History:
         products = [_inner(vectors, block) for block in self._filled()]
         together = products[0] if len(products) == 1 else torch.cat(products, dim=2)
         in_order = together.roll(-self.oldest, dims=2) if self.oldest else together
-        return in_order.to(accumulation_dtype(vectors))
+        return in_order if in_order.dtype == self.precise else in_order.to(self.precise)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Σ_j weights_j · column_j with weights (B, m) from the oldest column to the newest: (B, N)."""
         blocks = self._filled()
-        placed = (weights.roll(self.oldest, dims=1) if self.oldest else weights).to(blocks[0].dtype).unsqueeze(1)
+        placed = (weights.roll(self.oldest, dims=1) if self.oldest else weights).unsqueeze(1)
+        if placed.dtype != blocks[0].dtype:
+            placed = placed.to(blocks[0].dtype)
         if len(blocks) == 1:
             return torch.bmm(placed, blocks[0]).squeeze(1)
         first, *others = placed.split([block.shape[1] for block in blocks], dim=2)
@@ -197,7 +205,7 @@ class InverseJacobian:
     @property
     def coefficients(self) -> Tensor:
         """T (B, n, n)."""
-        return self.room.narrow(1, 0, self.n).narrow(2, 0, self.n)
+        return self.room[:, : self.n, : self.n]
 
     def append(self, step: Tensor) -> None:
         """Adds the step s_n (B, N) that is being taken."""
@@ -212,26 +220,28 @@ class InverseJacobian:
 
         -B_{n+1} g = d + c_n s_{n+1} with d = -B_n g, and so s_{n+1} = d / (1 - c_n).
         """
-        products = self.steps.inner(torch.stack([g, self.steps.newest], dim=1))  # (B, 2, n + 1)
-        newest_row = self._extend(products.select(1, 1))
-        c = (self.coefficients * products.narrow(1, 0, 1)).sum(dim=2)
-        scale = 1 / (1 - c.select(1, self.n - 1))
-        accepted = torch.isfinite(scale)
-        newest_row.masked_fill_(~accepted[:, None], 0)
-        c = torch.nn.functional.pad(c.narrow(1, 0, self.n - 1), (1, 0))
-        return (g + self.steps.combine(c)) * torch.where(accepted, scale, 1).to(g.dtype)[:, None]
+        products = self.steps.inner(torch.stack((g, self.steps.newest), dim=1))  # (B, 2, n + 1)
+        with_g, with_newest = products.split(1, dim=1)
+        newest_row = self._extend(with_newest)
+        c = (self.coefficients * with_g).sum(dim=2)  # (B, n + 1)
+        scale = c[:, -1:].neg().add_(1).reciprocal_()
+        refused = ~(scale.abs() < math.inf)  # isfinite is three operations
+        newest_row.masked_fill_(refused, 0)
+        scale.masked_fill_(refused, 1)
+        d = g + self.steps.combine(torch.nn.functional.pad(c[:, :-1], (1, 0)))
+        return d * (scale if scale.dtype == g.dtype else scale.to(g.dtype))
 
     def _extend(self, with_newest: Tensor) -> Tensor:
-        """Gives T the row of the newest step s_n, from its inner products (B, n + 1) with s_0 … s_n; that row."""
+        """Gives T the row of the newest step s_n, from its inner products (B, 1, n + 1) with s_0 … s_n; that row."""
         n, before = self.n, self.coefficients
         if n == self.room.shape[1]:
             self.room = torch.nn.functional.pad(self.room, (0, n, 0, n))
         self.n += 1
-        rho = (1 / with_newest.narrow(1, n, 1)).nan_to_num_(0, 0, 0)
-        row = self.room.select(1, n).narrow(1, 0, n + 1)
+        rho = with_newest[:, 0, n:].reciprocal().nan_to_num_(0, 0, 0)
+        row = self.room[:, n, : n + 1]
         row[:, n:] = rho
         if n:
-            torch.mul(rho, (with_newest.narrow(1, 1, n).unsqueeze(2) * before).sum(dim=1), out=row.narrow(1, 0, n))
+            torch.mul(rho, (with_newest[:, 0, 1:, None] * before).sum(dim=1), out=row[:, :n])
         return row
 
     def transposed(self, x: Tensor) -> Tensor:

@@ -195,11 +195,11 @@ class _Loop:
 
     def _scale(self, fz: Tensor) -> bool:
         """Scales f from here on where its first value (B, N) is small; whether it did."""
-        norms = torch.linalg.vector_norm(fz.double(), dim=1).cpu().numpy()  # squares may have vanished in fz's dtype
-        small = (norms > 0) & (norms < self.small)
+        largest = fz.double().abs().amax(dim=1).cpu().numpy()  # of a norm, squares may have vanished
+        small = (largest > 0) & (largest < self.small)
         if not small.any():
             return False
-        self.row_scale = np.where(small, np.exp2(-np.floor(np.log2(np.where(small, norms, 1)))), 1)
+        self.row_scale = np.where(small, np.exp2(-np.floor(np.log2(np.where(small, largest, 1)))), 1)
         self.scale = torch.from_numpy(self.row_scale[:, None]).to(fz)
         self.f = ScaledMap(self.f, self.scale)
         return True
@@ -230,6 +230,12 @@ def check_image(fz: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 def check_no_transform(*tensors: Tensor) -> None:
     """Refuses derivatives that would fail obscurely or be those of the last step alone."""
+    for x in tensors:
+        if isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x):
+            raise RuntimeError(
+                "an equilibrium is solved for one gradient at a time: call jacobian with vectorize=False, or grad "
+                "without is_grads_batched"
+            )
     dual = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
     if dual or torch._C._are_functorch_transforms_active():
         raise RuntimeError(

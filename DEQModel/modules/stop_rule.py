@@ -121,12 +121,12 @@ class StopRule:
 
     def _apply(self, reason: Termination, met: np.ndarray) -> None:
         """Ends the open units that meet a rule; the first one that is met counts."""
-        if met.any():
+        if np.count_nonzero(met):
             self._end(reason, met & (self.reason == OPEN))
 
     def _end(self, reason: Termination, units: np.ndarray) -> None:
         self.reason[units] = REASONS.index(reason)
-        self.n_open = int((self.reason == OPEN).sum())
+        self.n_open = np.count_nonzero(self.reason == OPEN)
 
     def _running_away(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """Which units look converged because ‖f(z)‖ grew, and not because ‖g‖ fell."""
@@ -136,7 +136,7 @@ class StopRule:
             small = (relative(norms) < RUNAWAY_BELOW) & (residual >= STAGNATION_SLACK * self.eps)
         small &= self.reason == OPEN
         running = np.zeros_like(small)
-        if small.any():
+        if np.count_nonzero(small):
             units = np.flatnonzero(small)
             before = np.minimum(self._before_growth(norms, units), self.runaway[:, units])
             grew = self._only_grew(norms[:, units], before, far=np.isfinite(self.runaway[0, units]))
@@ -173,7 +173,7 @@ class StopRule:
 
     def _stagnated(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
         near = residual < STAGNATION_SLACK * self.eps
-        if not near.any():
+        if not np.count_nonzero(near):
             return near
         window = np.stack(self.residuals[-STAGNATION_WINDOW:])
         still = near & (self.reason == OPEN) & (window.max(axis=0) < STAGNATION_RATIO * window.min(axis=0))

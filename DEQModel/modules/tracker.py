@@ -146,7 +146,7 @@ class Tracker:
         whole = self._over_the_batch(norms)
         self.whole_norms.append(whole)
         improved = self.rule.judge(norms if self.per_sequence else whole)
-        if improved.any():
+        if np.count_nonzero(improved):
             self._keep(rows, z, norms, improved)
         return self.rule.n_open == 0
 
@@ -159,7 +159,7 @@ class Tracker:
 
     def _keep(self, rows: np.ndarray, z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
         """Holds on to the iterates and norms of the units that are at their lowest."""
-        if improved.all():
+        if np.count_nonzero(improved) == improved.size:
             self.best, self.best_norms = z, norms
             return
         self.best_norms = np.where(improved, norms, self.best_norms)
