@@ -199,7 +199,8 @@ class _Loop:
         small = (largest > 0) & (largest < self.small)
         if not small.any():
             return False
-        self.row_scale = np.where(small, np.exp2(-np.floor(np.log2(np.where(small, largest, 1)))), 1)
+        exponent = np.floor(np.log2(np.where(small, largest, 1)))
+        self.row_scale = np.where(small, np.exp2(-exponent), 1)
         self.scale = torch.from_numpy(self.row_scale[:, None]).to(fz)
         self.f = ScaledMap(self.f, self.scale)
         return True

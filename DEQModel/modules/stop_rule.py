@@ -10,7 +10,7 @@ from .checks import check_choice
 from .report import REASONS, Termination
 
 STOP_MODES = ("rel", "abs")
-TINY = float(np.finfo(np.float64).tiny)  # added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there
+TINY = 5e-324  # the smallest number above 0; added to ‖f(z)‖ below the relative residual: 0 / 0 is 0 there
 STAGNATION_WINDOW = 30  # steps over which a residual near eps must still move
 STAGNATION_RATIO = 1.3  # its largest over its smallest value in that window
 STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
@@ -54,7 +54,7 @@ class StopRule:
     Attributes:
         reason: why each unit ended (U,), an index into REASONS, or OPEN.
         lowest, best_step: the residual of the candidate that is returned, and that iterate's index.
-        norms: ‖g‖ and ‖f(z)‖ (2, U) of each evaluation.
+        norms, residuals: ‖g‖ and ‖f(z)‖ (2, U), and the residual that the rule reads (U,), of each evaluation.
 
     Raises:
         ValueError: an unknown stop mode.
@@ -79,16 +79,19 @@ class StopRule:
         self.n_open = n_units
         self.lowest = np.full(n_units, math.inf)
         self.best_step = np.zeros(n_units, dtype=int)
-        self.norms: list[np.ndarray] = []
-        self.residuals: list[np.ndarray] = []
+        self.n_judged = 0
+        self.norms = np.empty((16, 2, n_units))  # with room for more
+        self.residuals = np.empty((16, n_units))
+        self.largest = np.zeros(n_units)  # ‖f(z)‖ so far
         self.runaway = np.full((2, n_units), math.inf)  # lowest ‖g‖ and ‖f(z)‖ while units were seen to run away
 
     def judge(self, norms: np.ndarray) -> np.ndarray:
         """Takes in the norms (2, U) of the next iterate; which units (U,) are at their lowest so far."""
-        step = len(self.norms)
-        residual = self.residual_of(norms)
-        self.norms.append(norms)
-        self.residuals.append(residual)
+        step, residual = self.n_judged, self.residual_of(norms)
+        if step == len(self.norms):
+            self.norms, self.residuals = np.tile(self.norms, (2, 1, 1)), np.tile(self.residuals, (2, 1))
+        self.norms[step], self.residuals[step] = norms, residual
+        self.n_judged += 1
         all_finite = math.isfinite(norms.sum())
         finite = True if all_finite else np.isfinite(norms).all(axis=0)
         is_open = self.reason == OPEN
@@ -101,10 +104,11 @@ class StopRule:
             self.best_step[improved] = step
             running = self._running_away(norms, residual)
             self._apply(Termination.CONVERGED, (residual < self.eps) & ~running)
-            if len(self.residuals) - self.first_candidate > STAGNATION_WINDOW:
+            if self.n_judged - self.first_candidate > STAGNATION_WINDOW:
                 self._apply(Termination.STAGNATED, self._stagnated(norms, residual))
             self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
             self._apply(Termination.DIVERGED, residual > self.residuals[self.first_candidate] * self.divergence_ratio)
+        self.largest = np.fmax(self.largest, norms[1])
         if not all_finite:
             self._end(Termination.NONFINITE, is_open & ~finite)
         return improved
@@ -154,10 +158,10 @@ class StopRule:
         """
         found = np.full((2, len(units)), math.inf)
         for place, unit in enumerate(units):
-            now, trace = norms[1, unit], [of_step[:, unit] for of_step in self.norms[:-1]]
-            if max((image for _, image in trace), default=0) <= RUNAWAY_GROWTH * now:
-                earlier = (of_step for of_step in reversed(trace) if of_step[1] * RUNAWAY_GROWTH <= now)
-                found[:, place] = next(earlier, math.inf)
+            now, trace = norms[1, unit], self.norms[: self.n_judged - 1, :, unit]
+            if self.largest[unit] <= RUNAWAY_GROWTH * now:
+                earlier = np.flatnonzero(trace[:, 1] * RUNAWAY_GROWTH <= now)
+                found[:, place] = trace[earlier[-1]] if len(earlier) else math.inf
         return found
 
     def _only_grew(self, norms: np.ndarray, before: np.ndarray, far: np.ndarray | bool = False) -> np.ndarray:
@@ -175,7 +179,7 @@ class StopRule:
         near = residual < STAGNATION_SLACK * self.eps
         if not np.count_nonzero(near):
             return near
-        window = np.stack(self.residuals[-STAGNATION_WINDOW:])
+        window = self.residuals[self.n_judged - STAGNATION_WINDOW : self.n_judged]
         still = near & (self.reason == OPEN) & (window.max(axis=0) < STAGNATION_RATIO * window.min(axis=0))
         units = np.flatnonzero(still & (self.stop_mode == "rel"))
         still[units] = ~self._only_grew(norms[:, units], self._before_growth(norms, units))

@@ -17,6 +17,7 @@ from .stop_rule import OPEN, StopRule, relative
 BatchSum = Callable[[np.ndarray], np.ndarray]
 
 STOP_SCOPES = ("batch", "sequence")
+SMALL_SQUARE = 1e-280  # of the batch's norm, in double precision
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
@@ -155,6 +156,8 @@ class Tracker:
         squares = np.square(norms).sum(axis=1)
         if self.batch_sum is not None:
             squares = self.batch_sum(squares)
+        elif squares[1] < SMALL_SQUARE and (largest := norms.max(initial=0)) > 0:  # others may have vanished
+            return largest * np.sqrt(np.square(norms / largest).sum(axis=1))[:, None]
         return np.sqrt(squares)[:, None]
 
     def _keep(self, rows: np.ndarray, z: Tensor, norms: np.ndarray, improved: np.ndarray) -> None:
