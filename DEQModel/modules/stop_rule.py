@@ -102,11 +102,14 @@ class StopRule:
             improved = better & is_open & finite
             self.lowest = np.where(improved, residual, self.lowest)
             self.best_step[improved] = step
-            running = self._running_away(norms, residual)
-            self._apply(Termination.CONVERGED, (residual < self.eps) & ~running)
+            below = residual < self.eps
+            suspects = below if self.stop_mode == "rel" else self._suspects(norms, residual)
+            if np.count_nonzero(below) or np.count_nonzero(suspects):
+                running = self._running_away(norms, suspects & (self.reason == OPEN))
+                self._apply(Termination.CONVERGED, below & ~running)
+                self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
             if self.n_judged - self.first_candidate > STAGNATION_WINDOW:
                 self._apply(Termination.STAGNATED, self._stagnated(norms, residual))
-            self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
             self._apply(Termination.DIVERGED, residual > self.residuals[self.first_candidate] * self.divergence_ratio)
         self.largest = np.fmax(self.largest, norms[1])
         if not all_finite:
@@ -132,22 +135,18 @@ class StopRule:
         self.reason[units] = REASONS.index(reason)
         self.n_open = np.count_nonzero(self.reason == OPEN)
 
-    def _running_away(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Which units look converged because ‖f(z)‖ grew, and not because ‖g‖ fell."""
-        if self.stop_mode == "rel":
-            small = residual < self.eps
-        else:
-            small = (relative(norms) < RUNAWAY_BELOW) & (residual >= STAGNATION_SLACK * self.eps)
-        small &= self.reason == OPEN
-        running = np.zeros_like(small)
-        if np.count_nonzero(small):
-            units = np.flatnonzero(small)
+    def _suspects(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Which units would look converged to the relative test, where the rule reads the absolute residual."""
+        return (relative(norms) < RUNAWAY_BELOW) & (residual >= STAGNATION_SLACK * self.eps)
+
+    def _running_away(self, norms: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+        """Which of the suspected units look converged because ‖f(z)‖ grew, and not because ‖g‖ fell."""
+        running = np.zeros_like(suspects)
+        if len(units := np.flatnonzero(suspects)):
             before = np.minimum(self._before_growth(norms, units), self.runaway[:, units])
             grew = self._only_grew(norms[:, units], before, far=np.isfinite(self.runaway[0, units]))
-            seen = np.stack(
-                [np.minimum(before[0], norms[0, units]), np.minimum(self.runaway[1, units], norms[1, units])]
-            )
-            self.runaway[:, units] = np.where(grew, seen, math.inf)
+            lowest, first = np.minimum(before[0], norms[0, units]), np.minimum(self.runaway[1, units], norms[1, units])
+            self.runaway[:, units] = np.where(grew, np.stack([lowest, first]), math.inf)
             running[units] = grew
         return running
 
