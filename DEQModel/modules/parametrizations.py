@@ -26,6 +26,11 @@ class WeightCache:
         if shared and parametrize._cache_enabled:
             self.tensors = parametrize._cache
 
+    def forget_all_but(self, n: int) -> None:
+        """Keeps the n weights that were computed first."""
+        for key in list(self.tensors)[n:]:
+            del self.tensors[key]
+
     def __enter__(self) -> WeightCache:
         """Inside, weights are taken from here or kept here; it may be entered again, as when f is recomputed."""
         caching = parametrize.cached()

@@ -140,9 +140,12 @@ class Pass:
         for k in range(self.threshold):
             if k in self.iterates:
                 kept[k] = z
-            fz = iterate(f, z, steps=1, recompute=True, around=self.weights)
+            apply = partial(iterate, f, z, steps=1, recompute=True, around=self.weights)
             if k == 0:
+                fz = self._first(apply, f, z)
                 guard = Unchanged.since(number, fz)
+            else:
+                fz = apply()
             trail.saw(z, fz)
             z = fz
         return self._iterated(f, trail, z, kept, guard, steps=self.threshold, n_evals=self.threshold)
@@ -157,11 +160,14 @@ class Pass:
                 kept[steps] = iteration.z
             if steps == self.threshold:
                 break
-            z, fz = iteration.z, iteration.evaluate()
+            z = iteration.z
             if steps == 0:
+                fz = self._first(iteration.evaluate, f, z)
                 check_no_transform(fz)
                 check_image(fz, tuple(z0.shape), z0.dtype)
                 guard = Unchanged.since(number, fz)
+            else:
+                fz = iteration.evaluate()
             if trail.saw(z, fz):
                 break
             is_open = trail.is_open()
@@ -169,6 +175,19 @@ class Pass:
             iteration.advance(iteration.evaluate(), is_open)
         n_evals = min(2 * steps + 1, 2 * self.threshold)
         return self._iterated(f, trail, iteration.z, kept, guard, steps=steps, n_evals=n_evals)
+
+    def _first(self, evaluate: Callable[[], Tensor], f: Map, z: Tensor) -> Tensor:
+        """The first f(z), which is to be computed again on backward.
+
+        Parametrized weights that it computed would be missed there, as they are kept. So they are computed outside.
+        """
+        known = len(self.weights.tensors)
+        fz = evaluate()
+        if len(self.weights.tensors) > known:
+            self.weights.forget_all_but(known)
+            f(z.clone())
+            fz = evaluate()
+        return fz
 
     def _iterated(
         self,
