@@ -10,7 +10,7 @@ README = Path(__file__).parent.parent / "DEQModel" / "models" / "README.md"
 
 def test_code_of_the_page_runs_and_trains(capsys, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {"__name__": "models_readme"}
     monkeypatch.setitem(sys.modules, "models_readme", types.ModuleType("models_readme"))  # where dataclasses look
     exec(compile("\n".join(blocks), str(README), "exec"), names)
@@ -21,3 +21,4 @@ def test_code_of_the_page_runs_and_trains(capsys, monkeypatch):
     assert len(list(names["model"].deq.parameters())) == 0
     assert names["h"].shape == names["c"].shape == (256, 16)
     assert names["solve"].forward.residual < 1e-3
+    assert {name for name, _ in names["layer"].named_parameters()} == {"weight", "bias"}
