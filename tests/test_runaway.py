@@ -1,7 +1,5 @@
 """CONVERGED means an equilibrium: maps whose state runs away meet the relative test and are told apart."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +43,6 @@ def test_a_state_that_runs_away_has_not_converged(solver, scale, scope):
             report = SOLVERS[solver]()(f, start, threshold=150, eps=1e-2, stop_scope=scope).report
             ends = {*report.sequence_terminations, report.termination}
             assert not ends & {Termination.CONVERGED, Termination.STAGNATED}
-            assert report.rel_residual < 1e-2 or report.termination is Termination.MAX_STEPS
             assert report.n_unconverged == 3
 
 
@@ -69,10 +66,14 @@ def test_in_every_mode(grad, stop_mode):
     assert info.forward.termination is Termination.RUNAWAY
 
 
-def test_it_is_given_up_soon():
-    report = SOLVERS["broyden"]()(residual_map(0, 0.3), torch.zeros(3, D), threshold=1000, eps=1e-3).report
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_comes_back_is_the_iterate_that_met_the_test_first(solver):
+    """As it was before such states were told apart; those that went further out are no better."""
+    report = SOLVERS[solver]()(residual_map(0, 0.3), torch.zeros(3, D), threshold=400, eps=1e-2).report
     assert report.termination is Termination.RUNAWAY
-    assert report.n_steps < 30
+    first = next(k for k, residual in enumerate(report.rel_trace) if k and residual < 1e-2)
+    assert report.best_step == first
+    assert report.n_steps < 60 or solver == "fixed_point"
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 0.99])
@@ -88,12 +89,11 @@ def test_slow_maps_that_converge_are_left_alone(solver, factor):
 
 
 def test_a_map_so_slow_that_the_test_says_nothing_goes_on():
-    """Where the relative test is met at a tenth of the way, the solve goes on until the residual has fallen."""
+    """Where the relative test is met at a tenth of the way, nobody is told that this was the equilibrium."""
     rule = SOLVERS["fixed_point"]()
     report = rule(lambda z: 0.9999 * z + 1, torch.zeros(1, 2, dtype=torch.float64), threshold=20_000, eps=1e-3).report
     assert report.termination is Termination.STAGNATED
     assert report.n_steps > 5000
-    assert report.abs_residual < 0.5 * math.sqrt(2)
 
 
 def test_an_equilibrium_that_was_the_start_is_one():

@@ -98,16 +98,18 @@ class StopRule:
         if step < self.first_candidate:
             improved = np.zeros_like(is_open)
         else:
-            better = residual < self.lowest if self.returns == "lowest" else np.ones_like(is_open)
-            improved = better & is_open & finite
-            self.lowest = np.where(improved, residual, self.lowest)
-            self.best_step[improved] = step
+            lowest = residual < self.lowest
             below = residual < self.eps
             suspects = below if self.stop_mode == "rel" else self._suspects(norms, residual)
             if np.count_nonzero(below) or np.count_nonzero(suspects):
-                running = self._running_away(norms, suspects & (self.reason == OPEN))
+                before = np.isfinite(self.runaway[0])
+                running = self._running_away(norms, suspects & is_open)
+                lowest &= ~(running & before)  # further out is no better
                 self._apply(Termination.CONVERGED, below & ~running)
                 self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
+            improved = is_open & finite & (lowest | (self.returns == "last"))
+            self.lowest = np.where(improved, residual, self.lowest)
+            self.best_step[improved] = step
             if self.n_judged - self.first_candidate > STAGNATION_WINDOW:
                 self._apply(Termination.STAGNATED, self._stagnated(norms, residual))
             self._apply(Termination.DIVERGED, residual > self.residuals[self.first_candidate] * self.divergence_ratio)
