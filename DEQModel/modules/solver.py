@@ -152,7 +152,7 @@ class _Loop:
 
     def run(self, iteration: Iteration, max_evals: int) -> None:
         tracker, z = self.tracker, self.tracker.start
-        rows, norms = np.arange(len(z)), Norms(z)
+        rows, norms = np.arange(len(z)), Norms()
         advance = torch.autocast(z.device.type, enabled=False)(iteration.advance)  # f alone runs in low precision
         for k in range(max_evals):
             fz = self._evaluate(z, k)

@@ -41,12 +41,10 @@ def host_view(x: Tensor) -> np.ndarray | None:
 
 
 class Norms:
-    """‖x_b‖ of the rows of two tensors (b, N) at once, on the host; as many rows as at first, or fewer later."""
+    """‖x_b‖ of the rows of two tensors (b, N) at once, on the host."""
 
-    def __init__(self, like: Tensor):
-        self.found = torch.empty(2, len(like), dtype=accumulation_dtype(like), device=like.device)
-        self.rows = self.found.unbind()
-        self.on_host = host_view(self.found)
+    def __init__(self) -> None:
+        self.found: Tensor | None = None  # (2, b), used again while b stays the same
 
     @staticmethod
     def on_device(x: Tensor, y: Tensor) -> Tensor:
@@ -56,8 +54,9 @@ class Norms:
 
     def of(self, x: Tensor, y: Tensor) -> np.ndarray:
         """(2, b), in double precision."""
-        if len(x) != self.found.shape[1]:
-            self.__init__(x)
+        if self.found is None or len(x) != self.found.shape[1]:
+            self.found = torch.empty(2, len(x), dtype=accumulation_dtype(x), device=x.device)
+            self.rows, self.on_host = self.found.unbind(), host_view(self.found)
         for row, part in zip(self.rows, (x, y), strict=True):
             torch.linalg.vector_norm(part, dim=1, dtype=row.dtype, out=row)
         return (self.found.cpu().numpy() if self.on_host is None else self.on_host).astype(np.float64)
