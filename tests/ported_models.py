@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.deq import DEQModule
-from modules.iterate import iterate
-from modules.state import Map, State
+from modules.state import State
 
 TIGHT = {"f_thres": 150, "b_thres": 150, "f_eps": 1e-13, "b_eps": 1e-13}
 GAMMA = 0.8  # weight of a sampled state relative to the next one's
@@ -251,19 +250,8 @@ class SampledTrajectory(PortedModel):
 
     def solve(self) -> list[tuple[Tensor, ...]]:
         deq = DEQModule(solver="fixed_point", grad="one_step", f_thres=N_STEPS, f_eps=0)
-        z, _ = deq(self.f, *self.start)
-        steps = [(k + 1) * N_STEPS // N_STATES for k in range(N_STATES - 1)]
-        return [(state,) for state in (*iterates_by_hand(self.f, *self.start, steps=steps), z)]
-
-
-def iterates_by_hand(f: Map, start: Tensor, *, steps: Sequence[int]) -> list[Tensor]:
-    """f(f^k(start)) of each step k, with the graph of the last application alone."""
-    states = []
-    for k in steps:
-        with torch.no_grad():
-            z = iterate(f, start, steps=k)
-        states.append(f(z))
-    return states
+        z, info = deq(self.f, *self.start, iterates=N_STATES)
+        return [(state,) for state in (*info.iterates, z)]
 
 
 MODELS: dict[str, Callable[[], PortedModel]] = {

@@ -79,11 +79,13 @@ def plain(f, z, steps):
     return z
 
 
-@pytest.mark.parametrize(("n", "threshold", "steps"), [(3, 12, (4, 8)), (3, 10, (4, 7)), (3, 11, (5, 8)), (1, 5, ())])
+@pytest.mark.parametrize(
+    ("n", "threshold", "steps"), [(3, 12, (4, 8)), (3, 10, (4, 7)), (3, 11, (5, 8)), (1, 5, ()), (9, 3, (1, 2))]
+)
 def test_evenly_chosen_iterates(n, threshold, steps, f, x):
     deq = DEQModule(solver="fixed_point", f_thres=threshold, f_eps=0, grad="one_step")
     z, info = deq(f, torch.zeros_like(x), iterates=n)
-    assert len(info.iterates) == n - 1
+    assert len(info.iterates) == len(steps)
     for found, step in zip((*info.iterates, z), (*steps, threshold), strict=True):
         torch.testing.assert_close(found, plain(f, torch.zeros_like(x), step + 1), rtol=0, atol=0)
 
@@ -190,6 +192,13 @@ def test_traces_of_every_sequence(solver, stop_mode, scope, f, x):
 
 
 # -- functions of several tensors
+
+
+def test_an_unpacked_map_needs_several(x):
+    with pytest.raises(ValueError, match="an unpacked map needs a state of several tensors"):
+        DEQModule()(unpacked(lambda a, b: (a, b)), torch.zeros_like(x))
+    with pytest.raises(ValueError, match="`jacobian_samples` is -1"):
+        DEQModule()(torch.cos, torch.zeros_like(x), jacobian_samples=-1)
 
 
 def test_functions_of_several_tensors(x):

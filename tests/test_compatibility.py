@@ -271,7 +271,7 @@ def test_tuples_leave_the_batch_when_they_have_finished():
     ("start", "f", "message"),
     [
         (3.0, lambda z: z, r"`z0` is a float: pass a tensor \(B, \*\), or a tuple or list of them"),
-        ((torch.zeros(2, 3), (torch.zeros(2, 3),)), lambda z: z, "`z0` has a tuple in place 1: pass .* not nested"),
+        ((torch.zeros(2, 3), (torch.zeros(2, 3),)), lambda z: z, "`z0` has a tuple in place 1: pass .* tensors alone"),
         ([torch.zeros(2, 3)], lambda z: z[0], "f gives a Tensor: it must give 1 tensors, as it gets"),
         (torch.zeros(2, 3, dtype=torch.int64), lambda z: z, r"`z0` is \(2, 3\) torch.int64"),
         (torch.zeros(()), lambda z: z, r"`z0` is \(\) torch.float32"),

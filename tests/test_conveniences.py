@@ -35,6 +35,7 @@ ENGINE = Path(__file__).parent.parent / "DEQModel" / "modules"
         ({"weights": "linear", "gamma": 0.9}, [0.4, 0.7, 1]),
         ({"weights": "constant"}, [1, 1, 1]),
         ({"weights": [3.0, 0.0, 2.0]}, [3, 0, 2]),
+        ({"weights": lambda n, k: n * 10 + k}, [30, 31, 32]),
     ],
 )
 def test_the_weights_of_a_loss(weights, expected):
@@ -51,6 +52,7 @@ def test_the_weights_of_a_loss(weights, expected):
         ({"weights": "cubic"}, "`weights` is 'cubic': choose one of exponential, linear, constant"),
         ({"weights": [1.0]}, "`weights` are 1 for 2 states"),
         ({"gamma": 0}, "`gamma` is 0"),
+        ({"states": torch.ones(2)}, "`states` is a Tensor: pass a loss, and a list of states"),
     ],
 )
 def test_losses_that_cannot_be_weighted(arguments, message):
@@ -69,6 +71,10 @@ def test_mixed_starts():
     assert start[start != 0].std().item() == pytest.approx(1, abs=0.05)
     again = mixed_start(like, zeros=0.3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(start, again)
+    a, b = mixed_start((like[:, :3], like))
+    assert (a.shape, b.shape) == ((50, 3), (50, 40))
+    with pytest.raises(ValueError, match="`like` has a int in place 0"):
+        mixed_start((5, 8))
     with pytest.raises(ValueError, match="`zeros` is 2"):
         mixed_start(like, zeros=2)
 
@@ -101,7 +107,16 @@ def test_normalisation_is_put_on_and_taken_off(how):
     assert plain(net) == []
 
 
+def test_transposed_convolutions_are_normalised_by_output_channel():
+    layer = nn.ConvTranspose2d(3, 2, 3)
+    normalise(layer, "weight")
+    assert layer.parametrizations.weight.original0.shape == (1, 2, 1, 1)
+
+
 def test_layers_can_be_left_out():
+    assert normalise(nn.ModuleDict({"head": nn.Linear(2, 2), "x": nn.Linear(2, 2)}), "weight", without="head") == [
+        "x.weight"
+    ]
     net = nn.ModuleDict({"embedding_in": nn.Linear(2, 2), "cell": nn.Linear(2, 2)})
     assert normalise(net, "spectral", without=["embedding"], n_power_iterations=3) == ["cell.weight"]
     for arguments, message in [
@@ -171,8 +186,10 @@ def test_flags_for_another_program():
     add_arguments(plain_parser)
     assert DEQModule(**settings_from(plain_parser.parse_args([]))).settings == DEQModule().settings
     assert "with Anderson evaluations" in plain_parser.format_help().replace("\n", " ").replace("  ", "")
-    with pytest.raises(TypeError, match="there is no setting 'f_max_iter'"):
+    with pytest.raises(TypeError, match="there is no setting 'f_max_iter': it is called f_thres"):
         add_arguments(argparse.ArgumentParser(), f_max_iter=3)
+    with pytest.raises(ValueError, match=r"`solver` is Broyden\(history=3\), whose options have no flags"):
+        add_arguments(argparse.ArgumentParser(), f_options={"history": 3})
 
 
 # -- the installed package

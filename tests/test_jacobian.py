@@ -186,3 +186,9 @@ def test_numbers_that_make_no_sense_raise():
         jacobian_loss(2 * z, z, samples=0)
     with pytest.raises(ValueError, match="`iterations` is 0"):
         spectral_radius(lambda z: z, z, iterations=0)
+
+
+def test_the_radius_of_a_state_of_several_tensors():
+    a, b = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+    radius = spectral_radius(lambda z: (0.5 * z[0] + z[1], -0.75 * z[1]), (a, b), iterations=4)
+    torch.testing.assert_close(radius, torch.full((2,), 0.75, dtype=torch.float64))

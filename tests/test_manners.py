@@ -169,8 +169,16 @@ def test_attributes_are_checked_when_they_are_set():
         with pytest.raises(ValueError, match=message):
             setattr(deq, name, value)
         assert repr(deq) == before
-    with pytest.raises(TypeError, match=r"there is no setting 'f_thresh': choose from solver, .*, b_options"):
-        DEQModule(f_thresh=3)
+    for name, words in [
+        ("f_thresh", "did you mean f_thres"),
+        ("f_tol", "it is called f_eps"),
+        ("x", "choose from solver"),
+    ]:
+        with pytest.raises(TypeError, match=f"there is no setting '{name}': {words}"):
+            DEQModule(**{name: 3})
+    with pytest.raises(AttributeError, match=r"there is no setting 'f_tres': did you mean f_thres\?"):
+        deq.f_tres = 3
+    deq.qconfig = None  # what others hang on a module is theirs
 
 
 @pytest.mark.parametrize("threshold", [2.5, "3", None])

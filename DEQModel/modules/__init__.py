@@ -11,7 +11,9 @@ from .deq import DEQModule
 from .fixed_point import FixedPoint
 from .jacobian import jacobian_loss, spectral_radius
 from .normalisation import normalise, plain
+from .optimizations import variational_mask
 from .report import SolveInfo, SolveReport, Termination
+from .solver import Solver
 from .solvers import SOLVERS
 from .starts import mixed_start
 from .state import unpacked
@@ -25,6 +27,7 @@ __all__ = [
     "FixedPoint",
     "SolveInfo",
     "SolveReport",
+    "Solver",
     "Termination",
     "add_arguments",
     "jacobian_loss",
@@ -34,5 +37,6 @@ __all__ = [
     "settings_from",
     "spectral_radius",
     "unpacked",
+    "variational_mask",
     "weighted_loss",
 ]

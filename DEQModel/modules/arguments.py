@@ -26,10 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, prefix: str = "", **defaul
 
     Raises:
         TypeError: a default of a setting that there is not.
-        ValueError: a default out of range.
+        ValueError: a default out of range, or a solver with options of its own.
     """
     group = parser.add_argument_group("equilibrium")
     begin = Settings().changed(**defaults)
+    for name in ("solver", "b_solver"):
+        solver = getattr(begin, name)
+        if solver is not None and solver != type(solver)():
+            raise ValueError(f"`{name}` is {solver}, whose options have no flags: give them to DEQModule, as f_options")
     for own in dataclasses.fields(Settings):
         default = getattr(begin, own.name)
         choices = sorted(own.metadata["choices"]) or None

@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 from .checks import AT_LEAST_ONE, COUNT
 from .passes import Pass
 from .report import SolveInfo
-from .settings import NAMES, Settings
+from .settings import NAMES, Settings, meant_setting
 from .solver import Callback, check_no_transform
 from .state import CastMap, Map, State, StateLayout
 from .tracker import BatchSum, accumulation_dtype
@@ -99,6 +99,8 @@ class DEQModule(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in NAMES:
             name, value = "settings", self.settings.changed(**{name: value})
+        elif (meant := meant_setting(name)) is not None:
+            raise AttributeError(f"there is no setting {name!r}: {meant}")
         super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
@@ -132,10 +134,10 @@ class DEQModule(nn.Module):
                 (`torch.channels_last`) is seen by f, and comes back, in that form.
             jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; without gradients there is none. The
                 modes phantom, unroll and reversible apply f once more for it.
-            iterates: indices of iterates that come back in `SolveInfo.iterates`, or a number n: the n - 1 that divide
-                the threshold evenly, so that there are n states with the result. Each has the gradient of one
-                application (phantom: of K, unroll and reversible: of its own past). `modules.trajectory` weights their
-                losses.
+            iterates: indices of iterates that come back in `SolveInfo.iterates`; or a number n, for the n - 1 that
+                divide the threshold evenly, so that with the result there are n states, or as many as steps. Each has
+                the gradient of one application (phantom: of K, unroll and reversible: of its own past).
+                `modules.trajectory` weights their losses.
             callback: is told after every evaluation of the forward solve: the iterate's index, the iterates, which it
                 must leave as they are, and the batch's residual in the stop mode.
             sequence_traces: whether the reports have each sequence's residuals of every iterate.
@@ -170,6 +172,7 @@ def _run(
 ) -> tuple[State, SolveInfo]:
     """`DEQModule.forward`."""
     settings, layout = deq._settings(changes), StateLayout.of(z0)
+    COUNT.check("jacobian_samples", asked["jacobian_samples"])
     check_no_transform()
     draws = deq.training and settings.f_thres_delta > 0
     threshold = _drawn(settings) if draws else settings.f_thres
@@ -210,7 +213,8 @@ def _indices(iterates: int | Sequence[int], threshold: int) -> tuple[int, ...]:
     """The indices that are asked for."""
     if not isinstance(iterates, Sequence):
         AT_LEAST_ONE.check("iterates", iterates)
-        return tuple(threshold - left * (threshold // iterates) for left in range(iterates - 1, 0, -1))
+        n = min(iterates, max(threshold, 1))
+        return tuple(threshold - left * (threshold // n) for left in range(n - 1, 0, -1))
     for index in iterates:
         COUNT.check("iterates", index)
     return tuple(iterates)

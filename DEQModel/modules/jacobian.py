@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import AT_LEAST_ONE
-from .state import Map
+from .state import Map, State, StateLayout
 from .tracker import accumulation_dtype, by_row
 
 
@@ -44,7 +44,7 @@ def jacobian_loss(f_z: Tensor, z: Tensor, *, samples: int = 1) -> Tensor:
     return total / (samples * z.numel())
 
 
-def spectral_radius(f: Map, z: Tensor, *, iterations: int = 30) -> Tensor:
+def spectral_radius(f: Map, z: State, *, iterations: int = 30) -> Tensor:
     """The largest |eigenvalue| of each sequence's ∂f/∂z at z, (B,), by Arnoldi's method on its transpose.
 
     A Krylov space is right for a dominant complex pair too, where the power iteration turns without settling. Exact
@@ -53,7 +53,7 @@ def spectral_radius(f: Map, z: Tensor, *, iterations: int = 30) -> Tensor:
 
     Args:
         f: the map, (B, *) -> (B, *).
-        z: where to differentiate (B, *).
+        z: where to differentiate, (B, *) or several such tensors.
         iterations: dimension of the Krylov space; memory is as many states.
 
     Returns:
@@ -65,6 +65,9 @@ def spectral_radius(f: Map, z: Tensor, *, iterations: int = 30) -> Tensor:
     Source: W. E. Arnoldi, Quart. Appl. Math. 9 (1951).
     """
     AT_LEAST_ONE.check("iterations", iterations)
+    layout = StateLayout.of(z, name="z")
+    if layout.kind is not None:
+        f, z = layout.flattened(f), layout.flatten(z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         f_z = f(z)

@@ -18,10 +18,11 @@ NORMALISATIONS: dict[str, Callable[..., nn.Module]] = {
     "weight": parametrizations.weight_norm,
     "spectral": parametrizations.spectral_norm,
 }
-KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
-def normalise(model: nn.Module, how: str, *, without: Iterable[str] = (), **options: Any) -> list[str]:
+def normalise(model: nn.Module, how: str, *, without: str | Iterable[str] = (), **options: Any) -> list[str]:
     """Normalises the weights of a model's linear and convolutional layers, in place.
 
     The values of the weights stay as they are under "weight": W = g v / ‖v‖ begins with g = ‖W‖, one norm per output
@@ -31,7 +32,7 @@ def normalise(model: nn.Module, how: str, *, without: Iterable[str] = (), **opti
     Args:
         model: the model, or a part of it.
         how: "weight" (arXiv 1602.07868) or "spectral" (arXiv 1802.05957).
-        without: parts of names; layers whose name has one of them are left as they are.
+        without: a part of names, or several; layers whose name has one of them are left as they are.
         options: of `torch.nn.utils.parametrizations.weight_norm` or `spectral_norm`, as `n_power_iterations`.
 
     Returns:
@@ -41,7 +42,7 @@ def normalise(model: nn.Module, how: str, *, without: Iterable[str] = (), **opti
         ValueError: another normalisation, no such layer, or one that is normalised already.
     """
     check_choice("how", how, NORMALISATIONS)
-    without = tuple(without)
+    without = (without,) if isinstance(without, str) else tuple(without)
     layers = {
         name: layer
         for name, layer in model.named_modules()
@@ -53,7 +54,9 @@ def normalise(model: nn.Module, how: str, *, without: Iterable[str] = (), **opti
         if parametrize.is_parametrized(layer, "weight"):
             raise ValueError(f"{name or 'the layer'} has a parametrized weight already: call `plain` first")
     for layer in layers.values():
-        NORMALISATIONS[how](layer, "weight", **options)
+        # transposed convolutions have their output channels second; "spectral" knows that itself
+        own = {"dim": 1} if how == "weight" and isinstance(layer, TRANSPOSED) else {}
+        NORMALISATIONS[how](layer, "weight", **own | options)
     return [f"{name}.weight".lstrip(".") for name in layers]
 
 

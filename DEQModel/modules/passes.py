@@ -87,7 +87,9 @@ class Pass:
         """f(z*), with the gradient of that application, replaced by the implicit one where that is asked for."""
         result = self._solve(f, z0)
         info = SolveInfo(result.report, iterates=tuple(f(z).clone() for z in result.iterates))
-        implicit = self.settings.grad == "implicit"
+        # without a backward solve the implicit gradient is that of the application
+        solves = self.settings.b_thres > 0 or self.settings.b_init == "shine"
+        implicit = self.settings.grad == "implicit" and solves
         z_star = result.value.detach().requires_grad_(implicit or self.jacobian_samples > 0)
         f_star = f(z_star)
         if self.jacobian_samples:

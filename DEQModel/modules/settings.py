@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,8 @@ class Settings:
         """These settings with some changed.
 
         Args:
-            f_options, b_options: options of the solvers; of those that `changes` name, or of those that there are.
+            f_options, b_options: options of the solvers; of those that `changes` name, or of those that there are. A
+                name alone stands for the solver with its own defaults.
             changes: new values by name.
 
         Raises:
@@ -89,7 +91,8 @@ class Settings:
         """
         for name in changes:
             if name not in NAMES:
-                raise TypeError(f"there is no setting {name!r}: choose from {', '.join(NAMES)}, f_options, b_options")
+                meant = meant_setting(name) or f"choose from {', '.join(NAMES)}, f_options, b_options"
+                raise TypeError(f"there is no setting {name!r}: {meant}")
         solver = _made("solver", changes.get("solver", self.solver), "f_options", f_options)
         b_solver = changes.get("b_solver", self.b_solver)
         if b_options is not None:
@@ -107,6 +110,35 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 NAMES = tuple(own.name for own in dataclasses.fields(Settings))
+
+
+# What other libraries call things, and where they are here.
+ELSEWHERE = {
+    "f_solver": "it is called solver",
+    "f_max_iter": "it is called f_thres",
+    "b_max_iter": "it is called b_thres",
+    "f_tol": "it is called f_eps",
+    "b_tol": "it is called b_eps",
+    "f_stop_mode": "it is called stop_mode",
+    "tau": "it is called phantom_damping, or damping and beta among the options of a solver",
+    "ift": "it is grad='implicit', which is the default",
+    "hook_ift": "it is grad='implicit', which is the default",
+    "n_states": "pass iterates to the call",
+    "indexing": "pass iterates to the call",
+    "eval_f_max_iter": "pass evaluation={'f_thres': …}",
+    "iterates": "pass it to the call",
+    "callback": "pass it to the call",
+    "jacobian_samples": "pass it to the call",
+    "sequence_traces": "pass it to the call",
+}
+
+
+def meant_setting(name: str) -> str | None:
+    """Words for what a name that is no setting may have meant; None where nobody knows."""
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8) if name != "settings" else []
+    return f"did you mean {near[0]}?" if near else None
 
 
 def solver_name(solver: Solver) -> str:

@@ -65,19 +65,19 @@ class StateLayout:
     kind: type | None
 
     @classmethod
-    def of(cls, state: State) -> StateLayout:
-        """Raises ValueError where this is no state."""
+    def of(cls, state: State, *, name: str = "z0") -> StateLayout:
+        """Raises ValueError where the parameter of this name is no state."""
         tensors = (state,) if isinstance(state, Tensor) else state
         if not isinstance(tensors, (tuple, list)):
-            raise ValueError(f"`z0` is a {type(state).__name__}: pass a tensor (B, *), or a tuple or list of them")
+            raise ValueError(f"`{name}` is a {type(state).__name__}: pass a tensor (B, *), or a tuple or list of them")
         for place, part in enumerate(tensors):
             if not isinstance(part, Tensor):
                 raise ValueError(
-                    f"`z0` has a {type(part).__name__} in place {place}: pass a tuple or list of tensors, not nested"
+                    f"`{name}` has a {type(part).__name__} in place {place}: pass a tuple or list of tensors alone"
                 )
         described = ", ".join(f"{tuple(part.shape)} {part.dtype}" for part in tensors)
         if not all(part.is_floating_point() and part.dim() for part in tensors):
-            raise ValueError(f"`z0` is {described}: pass floating-point tensors (B, *)")
+            raise ValueError(f"`{name}` is {described}: pass floating-point tensors (B, *)")
         if len({(len(part), part.dtype) for part in tensors}) != 1:
             raise ValueError(f"the state's tensors are ({described}): all need the same first dimension and dtype")
         return cls(tuple(Part.of(part) for part in tensors), None if tensors[0] is state else type(state))
@@ -142,6 +142,8 @@ class UnpackedMap(_Wrapper):
     """f, a function of several tensors, as a map of tuples."""
 
     def __call__(self, z: Sequence[Tensor]) -> Sequence[Tensor]:
+        if isinstance(z, Tensor):
+            raise ValueError("an unpacked map needs a state of several tensors: pass a tuple or list of them as start")
         return self.f(*z)
 
 

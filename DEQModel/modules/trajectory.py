@@ -21,7 +21,7 @@ def weighted_loss(
     loss: Callable[[Any], Tensor],
     states: Sequence[Any],
     *,
-    weights: str | Sequence[float] = "exponential",
+    weights: str | Sequence[float] | Callable[[int, int], float] = "exponential",
     gamma: float = 0.8,
 ) -> Tensor:
     """Σ_k w_k loss(z_k) over the states of a solve, in the order in which it reached them.
@@ -32,7 +32,8 @@ def weighted_loss(
     Args:
         loss: from a state to a scalar.
         states: z_0 … z_{n-1}, the result last.
-        weights: "exponential" for γ^(n-1-k), "linear" for 1 - γ (n-1-k) / n, "constant" for 1; or the numbers.
+        weights: "exponential" for γ^(n-1-k), "linear" for 1 - γ (n-1-k) / n, "constant" for 1; or the numbers, or a
+            function of n and k that gives them.
         gamma: γ in (0, 1].
 
     Raises:
@@ -40,6 +41,8 @@ def weighted_loss(
 
     Source: the correction losses of equilibrium optical flow, arXiv 2204.08442.
     """
+    if not callable(loss) or not isinstance(states, Sequence):
+        raise ValueError(f"`states` is a {type(states).__name__}: pass a loss, and a list of states")
     n = len(states)
     if not n:
         raise ValueError("`states` is empty: pass one or more")
@@ -47,6 +50,8 @@ def weighted_loss(
     if isinstance(weights, str):
         check_choice("weights", weights, WEIGHTS)
         weights = [WEIGHTS[weights](n, k, gamma) for k in range(n)]
+    elif callable(weights):
+        weights = [weights(n, k) for k in range(n)]
     if len(weights) != n:
         raise ValueError(f"`weights` are {len(weights)} for {n} states: pass as many")
     return sum(weight * loss(state) for weight, state in zip(weights, states, strict=True))
