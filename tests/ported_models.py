@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.deq import DEQModule
-from modules.state import State
+from modules.state import State, unpacked
 
 TIGHT = {"f_thres": 150, "b_thres": 150, "f_eps": 1e-13, "b_eps": 1e-13}
 GAMMA = 0.8  # weight of a sampled state relative to the next one's
@@ -176,7 +176,7 @@ class ThreeTensors(PortedModel):
         )
 
     def solve(self) -> list[tuple[Tensor, ...]]:
-        state, _ = DEQModule(**TIGHT)(lambda state: self.f(*state), self.start)
+        state, _ = DEQModule(**TIGHT)(unpacked(self.f), self.start)
         return [state]
 
 
@@ -229,7 +229,7 @@ class MultiScale(PortedModel):
         )
 
     def solve(self) -> list[tuple[Tensor, ...]]:
-        state, _ = DEQModule(**TIGHT)(lambda state: self.f(*state), self.start)
+        state, _ = DEQModule(**TIGHT)(unpacked(self.f), self.start)
         return [state]
 
 
