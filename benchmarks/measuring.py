@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,6 +22,24 @@ def median_seconds(step: Callable[[], object], repeats: int) -> float:
         step()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def median_seconds_in_turn(steps: Mapping[str, Callable[[], object]], repeats: int, calls: int = 1) -> dict[str, float]:
+    """Median wall time of a call of each step, after one that does not count.
+
+    A repeat times `calls` calls of every step, one step after the other, every second repeat in the opposite order: so
+    what else the machine is busy with falls on all of them alike.
+    """
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats):
+        for name in reversed(steps) if repeat % 2 else steps:
+            step, start = steps[name], time.perf_counter()
+            for _ in range(calls):
+                step()
+            times[name].append((time.perf_counter() - start) / calls)
+    return {name: statistics.median(of_step) for name, of_step in times.items()}
 
 
 def kilobytes(field: str) -> int:
