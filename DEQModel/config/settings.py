@@ -102,7 +102,7 @@ class EquilibriumSettings:
         "implicit",
         "gradient of the equilibrium: implicit differentiation, one application of the cell, --phantom_steps damped "
         "ones, or in place of a solve --f_thres plain ones (unroll) or steps of an iteration that can be run backwards "
-        "and so needs the memory of one (reversible)",
+        "and so needs a fraction of that memory (reversible)",
         choices=tuple(GRADIENTS),
         listed=False,
     )

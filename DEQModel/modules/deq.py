@@ -39,8 +39,8 @@ class DEQModule(nn.Module):
                    still be the same map; the exact gradient of that iteration. Without gradients the solver is
                    used all the same.
         reversible up to f_thres steps of the reversible iteration, of two evaluations each, instead of a solver: its
-                   backward pass runs it the other way, so that its memory does not grow with the steps either; the
-                   exact gradient of that iteration (arXiv 2509.12917). Otherwise like "unroll", but that it stops.
+                   backward pass runs it the other way; the exact gradient of that iteration (arXiv 2509.12917) in the
+                   memory of two states and a byte or two an entry and step. Otherwise like "unroll", but that it stops.
 
     The module holds settings alone: parameters belong to f, and nothing is kept between calls. It depends on
     `torch.is_grad_enabled()`, and on training mode for `f_thres_delta` and `evaluation`. Settings can be read and set

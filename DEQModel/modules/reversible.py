@@ -5,19 +5,20 @@ Shape legend: B sequences; β the damping; x_h the state after h half-steps.
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .state import Map
+from .tracker import by_row
 
-EXACT_DTYPE = torch.float64  # of the states; f sees them in its own
-# How far the rounding of EXACT_DTYPE may have grown in a state that comes back, by f's dtype.
-GROWTH = {torch.float64: 1e4}
-GROWTH_ELSEWHERE = 1e9
+DOUBLE = torch.float64  # of the states; f sees them in its own dtype
+BITS = 51  # of a number on a row's grid
+RETURN_TOLERANCE = 1e-9  # of the start that comes back, relative to its row's largest number
 
 
 class ReversibleIteration:
@@ -28,30 +29,29 @@ class ReversibleIteration:
         x_{h+1} = (1 - β) x_{h-1} + β f(x_h),        x_{h-1} = (x_{h+1} - β f(x_h)) / (1 - β)
 
     The graph is the ordinary one, of which f's own tensors are left out: they are computed again from x_h when the
-    backward pass comes there, and the value f(x_h) then leads on to x_{h-1}. So of all states two are kept. The way
-    back lets rounding grow by up to 1 / (1 - β) a half-step, where f does not contract. States are therefore in double
-    precision, and where even that would not do, two more are kept every `spacing` half-steps.
+    backward pass comes there, and the value f(x_h) then leads on to x_{h-1}. So of all states two are kept.
+
+    Undone in floating point alone, rounding would grow by 1 / (1 - β) a half-step, and with f in single precision
+    states would soon come back with other digits. So states lie on a grid, a power of two a row, and what an undone
+    half-step is off by, some units of the grid, is kept: half a byte an entry, or one where β is large. What comes back
+    is then what was there, to the last bit.
 
     Args:
-        f: the map; it must still be the same on backward.
+        f: the map; it must still be the same on backward, and give the same bits.
         z0: the start (B, *).
         beta: β in (0, 1).
         around: the surroundings of f, which may be entered any number of times.
 
-    Source: the reversible DEQ, arXiv 2509.12917.
+    Source: the reversible DEQ, arXiv 2509.12917; the kept remainders are the idea of arXiv 1502.03492, section 2.
     """
 
     def __init__(self, f: Map, z0: Tensor, *, beta: float, around: AbstractContextManager):
-        self.f, self.beta, self.around, self.dtype = f, beta, around, z0.dtype
-        start = z0.detach().to(EXACT_DTYPE)
-        self.pair = (start, start)  # x_{h-1} and x_h, with their graph
+        self.dtype, self.beta = z0.dtype, beta
+        start = on_grid(z0.detach().to(DOUBLE))
+        self.pair = (start.values, start.values)  # x_{h-1} and x_h, with their graph
+        self.grids = (start.grid, start.grid)
         self.half_steps = 0
-        self.way_back = WayBack(self)
-
-    @property
-    def spacing(self) -> int:
-        """Half-steps after which two states are kept."""
-        return max(1, int(math.log(GROWTH.get(self.dtype, GROWTH_ELSEWHERE)) / -math.log1p(-self.beta)))
+        self.way_back = WayBack(f, z0.dtype, beta, around, start.values)
 
     @property
     def z(self) -> Tensor:
@@ -65,31 +65,115 @@ class ReversibleIteration:
     def advance(self, fx: Tensor, is_open: Tensor | None) -> None:
         """A half-step, where fx = f(x_h); sequences that are not open (B, 1, …) stay where they are."""
         before, now = self.pair
-        mixed = (1 - self.beta) * before + self.beta * fx.to(EXACT_DTYPE)
+        mixed = (1 - self.beta) * before + self.beta * fx.to(DOUBLE)
         following = mixed if is_open is None else torch.where(is_open, mixed, before)
-        self.pair = (now, following)
-        self.way_back.passed(is_open, (now.detach(), following.detach()))
+        rounded = on_grid(following.detach())
+        following = following + (rounded.values - following.detach())  # on the grid, with the graph as it was
+        step = HalfStep(is_open, self.grids[0], (before.detach(), now.detach(), rounded.values))
+        self.way_back.passed(step, fx.detach())
+        self.pair, self.grids = (now, following), (self.grids[1], rounded.grid)
         self.half_steps += 1
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """Numbers (B, *) that are multiples of a power of two a row, `grid` (B, 1, …)."""
+
+    values: Tensor
+    grid: Tensor
+
+
+def on_grid(x: Tensor) -> OnGrid:
+    """x in double precision, rounded to BITS bits of its row's largest number."""
+    largest = by_row(x).abs().amax(dim=1) if x.numel() else x.new_zeros(len(x))
+    _, exponent = torch.frexp(largest)
+    grid = torch.ldexp(torch.ones_like(largest), exponent - BITS).view(-1, *[1] * (x.dim() - 1))
+    return OnGrid(torch.round(x / grid) * grid, grid)
+
+
+@dataclass
+class HalfStep:
+    """What is kept to undo one half-step.
+
+    Attributes:
+        is_open: which sequences it moved (B, 1, …), None for all.
+        grid: that of x_{h-1}, (B, 1, …).
+        states: x_{h-1}, x_h and x_{h+1}, until the remainder is known.
+        remainder: what x_{h-1} is more than what undoing gives, in units of its grid, packed.
+        kept: the pair (x_{h-1}, x_h) instead, where that is too much for a byte.
+    """
+
+    is_open: Tensor | None
+    grid: Tensor
+    states: tuple[Tensor, Tensor, Tensor] | None
+    remainder: Tensor | None = None
+    kept: tuple[Tensor, Tensor] | None = None
+
+    def undone(self, following: Tensor, fx: Tensor, beta: float) -> Tensor:
+        """x_{h-1} on its grid but for the remainder."""
+        before = torch.round((following - beta * fx.to(DOUBLE)) / (1 - beta) / self.grid) * self.grid
+        return before if self.is_open is None else torch.where(self.is_open, before, following)
+
+    def settle(self, fx: Tensor, beta: float) -> None:
+        """Replaces the states by the remainder."""
+        before, now, following = self.states
+        self.states = None
+        remainder = (before - self.undone(following, fx, beta)) / self.grid
+        largest = remainder.abs().amax().item() if remainder.numel() else 0.0
+        if not largest <= 127:
+            self.kept = (before, now)
+        elif largest > 0:
+            self.remainder = pack(remainder.to(torch.int8), largest)
+
+    def undo(self, now: Tensor, following: Tensor, fx: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """(x_{h-1}, x_h) from x_h, x_{h+1} and f(x_h)."""
+        if self.kept is not None:
+            return self.kept
+        before = self.undone(following, fx, beta)
+        if self.remainder is not None:
+            before = before + unpack(self.remainder, before.shape).to(DOUBLE) * self.grid
+        return before, now
+
+
+def pack(numbers: Tensor, largest: float) -> Tensor:
+    """Small whole numbers, int8, as two to a byte (uint8) where they lie in -7 … 7."""
+    if largest > 7:
+        return numbers
+    flat = numbers.flatten() + 8
+    pairs = torch.nn.functional.pad(flat, (0, len(flat) % 2)).view(-1, 2).to(torch.uint8)
+    return pairs[:, 0] + 16 * pairs[:, 1]
+
+
+def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The numbers, int8."""
+    if packed.dtype == torch.int8:
+        return packed
+    pairs = torch.stack([packed % 16, packed // 16], dim=1).to(torch.int8) - 8
+    return pairs.flatten()[: shape.numel()].view(shape)
 
 
 class WayBack:
     """Undoes the half-steps of an iteration, the last one first, as its backward pass asks for them."""
 
-    def __init__(self, iteration: ReversibleIteration):
-        self.f, self.beta, self.dtype = iteration.f, iteration.beta, iteration.dtype
-        self.around, self.spacing = iteration.around, iteration.spacing
-        self.is_open: list[Tensor | None] = []  # of each half-step
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # h -> (x_h, x_{h+1})
-        self.h, self.pair = -1, None  # where the way back has come to: (x_h, x_{h+1})
+    def __init__(self, f: Map, dtype: torch.dtype, beta: float, around: AbstractContextManager, start: Tensor):
+        self.f, self.dtype, self.beta, self.around, self.start = f, dtype, beta, around, start
+        device = start.device.type
+        self.autocast = partial(
+            torch.autocast,
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+        )
+        self.steps: list[HalfStep] = []
+        self.end: tuple[Tensor, Tensor] | None = None  # x_h and x_{h+1} of the last half-step h
+        self.h, self.pair = -1, None  # where the way back has come to: h, and x_h and x_{h+1}
         self.value: Tensor | None = None  # f(x_h), where the backward pass has computed it
 
-    def passed(self, is_open: Tensor | None, pair: tuple[Tensor, Tensor]) -> None:
-        """Takes in a half-step h and its (x_h, x_{h+1})."""
-        h = len(self.is_open)
-        self.is_open.append(is_open)
-        if (h - 1) % self.spacing:
-            self.kept.pop(h - 1, None)  # it was the last one then
-        self.kept[h] = pair
+    def passed(self, step: HalfStep, fx: Tensor) -> None:
+        """Takes in a half-step, and fx = f(x_h)."""
+        self.end = step.states[1:]
+        step.settle(fx, self.beta)
+        self.steps.append(step)
 
     def evaluation(self, h: int, x: Tensor) -> Tensor:
         """f(x_h), whose graph gets x_h from here when it is to be computed again."""
@@ -99,8 +183,7 @@ class WayBack:
         def run() -> Tensor:
             if first:
                 return self.f(first.pop())
-            argument = self.at(h).to(self.dtype).requires_grad_(needs_grad)
-            fx = self.f(argument)
+            fx = self.f(self.at(h).to(self.dtype).requires_grad_(needs_grad))
             self.value = fx.detach()
             return fx
 
@@ -109,24 +192,32 @@ class WayBack:
 
     @torch.no_grad()
     def at(self, h: int) -> Tensor:
-        """x_h, detached."""
+        """x_h, detached.
+
+        Raises:
+            RuntimeError: f gave other values than in the forward pass.
+        """
         if self.pair is None or h > self.h:
-            self.h = min(kept for kept in self.kept if kept >= h)
-            self.pair, self.value = self.kept[self.h], None
+            self.h, self.pair, self.value = len(self.steps) - 1, self.end, None
         while self.h > h:
             self._undo()
+        if h == 0 and not self._is_start(self.pair[0]):
+            raise RuntimeError(
+                "f gave other values on backward than forward, so that the reversible iteration does not come back to "
+                "its start: f must give the same bits (torch.use_deterministic_algorithms), or use another `grad`"
+            )
         return self.pair[0].detach().clone()
 
     def _undo(self) -> None:
         """From (x_h, x_{h+1}) to (x_{h-1}, x_h)."""
-        x, following = self.pair
+        now, following = self.pair
         if self.value is None:
-            with self.around:
-                self.value = self.f(x.to(self.dtype))
-        before = (following - self.beta * self.value.to(EXACT_DTYPE)) / (1 - self.beta)
-        is_open = self.is_open[self.h]
-        if is_open is not None:
-            before = torch.where(is_open, before, following)
+            with self.around, self.autocast():
+                self.value = self.f(now.to(self.dtype))
+        self.pair = self.steps[self.h].undo(now, following, self.value, self.beta)
         self.h -= 1
-        self.pair = self.kept.get(self.h, (before, x))
         self.value = None
+
+    def _is_start(self, x: Tensor) -> bool:
+        off, largest = (x - self.start).abs(), self.start.abs()
+        return not x.numel() or bool((off.amax() <= RETURN_TOLERANCE * largest.amax()) | ~off.amax().isfinite())
