@@ -143,7 +143,7 @@ def test_modes_differ_and_approach_the_implicit_gradient(weight, x):
     assert error("unroll", f_thres=60) < 1e-9
 
 
-@pytest.mark.parametrize("mode", ["one_step", "phantom", "unroll"])
+@pytest.mark.parametrize("mode", ["one_step", "phantom", "unroll", "reversible"])
 def test_modes_without_a_solve_allow_second_derivatives(mode, weight, x):
     z, info = solve(make(mode), weight, x)
     (first,) = torch.autograd.grad(z.square().sum(), x, create_graph=True)
