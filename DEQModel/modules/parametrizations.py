@@ -14,7 +14,8 @@ class WeightCache:
 
     PyTorch keeps such weights inside `parametrize.cached()`. What is evaluated without gradients needs a cache of its
     own: in the common one, the weights that a solve computed would take the place of those that the application with
-    gradients needs, which would then have none. PyTorch has no public name for its cache.
+    gradients needs, which would then have none. PyTorch has no public name for its cache, of which there is one for all
+    threads: models with such weights must not be solved for in several threads at once.
 
     Args:
         shared: begin with the one that is in use around the call, if there is one; what it has then stays in it.
