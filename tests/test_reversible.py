@@ -221,3 +221,14 @@ def test_half_precision_by_autocast():
     assert z.dtype == torch.float32
     z.sum().backward()
     assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_map_may_write_into_its_argument(dtype):
+    weight = tensor(D, seed=0, dtype=dtype).requires_grad_()
+    z, found = [], []
+    for f in (lambda z: z.mul_(0.5).add_(weight), lambda z: 0.5 * z + weight):
+        z.append(DEQModule(grad="reversible", f_thres=5, f_eps=0)(f, torch.zeros(B, D, dtype=dtype))[0])
+        found.append(torch.autograd.grad(z[-1].square().sum(), weight)[0])
+    torch.testing.assert_close(z[0], z[1])
+    torch.testing.assert_close(found[0], found[1])

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class Pass:
             return GRADIENT_PASSES[self.settings.grad](self, f, z0)
 
     @property
-    def _scope(self) -> dict:
+    def _scope(self) -> dict[str, Any]:
         """Over what solves stop, as arguments of the solvers and of `Tracker`; only divided batches need a sum."""
         summed = {} if self.batch_sum is None else {"batch_sum": self.batch_sum}
         return {"stop_scope": self.settings.stop_scope} | summed
@@ -236,7 +237,7 @@ class _Trail:
             **of._scope,
         )
         self.rows = np.arange(len(z0))
-        self.stops, self.found, self.sequence_steps = stops, [], np.zeros(len(z0), dtype=int)
+        self.stops, self.found = stops, []
 
     @torch.no_grad()
     def saw(self, z: Tensor, fz: Tensor) -> bool:

@@ -60,7 +60,8 @@ class ReversibleIteration:
 
     def evaluate(self) -> Tensor:
         """f(x_h), with a graph that keeps no tensors of f."""
-        return self.way_back.evaluation(self.half_steps, self.z)
+        x = self.pair[1].to(self.dtype, copy=True)  # f may write into it
+        return self.way_back.evaluation(self.half_steps, x)
 
     def advance(self, fx: Tensor, is_open: Tensor | None) -> None:
         """A half-step, where fx = f(x_h); sequences that are not open (B, 1, …) stay where they are."""
