@@ -122,6 +122,12 @@ def test_iterates_have_the_gradient_of_the_mode(grad, f, weight, x):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+def test_the_result_in_the_place_of_an_iterate_has_its_gradient(f, weight, x):
+    z, info = DEQModule(f_eps=1e-10, b_eps=1e-10)(f, torch.zeros_like(x), iterates=[90])
+    of_z, of_iterate = gradients([z, info.iterates[0]], weight)
+    assert torch.equal(of_z, of_iterate)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("scope", ["batch", "sequence"])
 def test_the_result_stands_for_iterates_after_the_end(solver, scope, f, x):

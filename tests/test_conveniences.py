@@ -123,10 +123,18 @@ def test_layers_can_be_left_out():
         ((net, "spectral"), "cell has a parametrized weight already: call `plain` first"),
         ((nn.ReLU(), "weight"), "no linear or convolutional layer"),
         ((net, "layer"), "`how` is 'layer': choose one of weight, spectral"),
+        ((nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)), "weight"), "1.weight has no shape yet"),
+        ((sharing(), "weight"), "share a weight"),
     ]:
         with pytest.raises(ValueError, match=message):
             normalise(*arguments)
     assert not parametrize.is_parametrized(net["embedding_in"]), "what is refused leaves the model as it was"
+
+
+def sharing():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    return net
 
 
 class Counting(nn.Module):
@@ -178,6 +186,9 @@ def test_flags_for_another_program():
     parser = argparse.ArgumentParser()
     parser.add_argument("--lr", type=float, default=0.1)
     add_arguments(parser, prefix="deq_", f_thres=30, solver="anderson")
+    dashed = argparse.ArgumentParser()
+    add_arguments(dashed, prefix="deq-")
+    assert DEQModule(**settings_from(dashed.parse_args([]), prefix="deq-")).settings == DEQModule().settings
     given = ["--deq_b_solver", "fixed_point", "--deq_f_eps", "1e-5", "--deq_grad", "phantom"]
     deq = DEQModule(**settings_from(parser.parse_args(given), prefix="deq_"))
     assert (deq.solver, deq.f_thres, deq.f_eps, deq.grad) == (Anderson(), 30, 1e-5, "phantom")

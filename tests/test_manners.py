@@ -179,6 +179,21 @@ def test_attributes_are_checked_when_they_are_set():
     with pytest.raises(AttributeError, match=r"there is no setting 'f_tres': did you mean f_thres\?"):
         deq.f_tres = 3
     deq.qconfig = None  # what others hang on a module is theirs
+    deq.f_options = {"m": 2}
+    assert deq.solver == Anderson(m=2)
+    for name, value, error in [
+        ("evaluation", {"bogus": 3}, TypeError),
+        ("settings", 3, ValueError),
+        ("batch_sum", 3, ValueError),
+        ("f_options", 3, ValueError),
+    ]:
+        with pytest.raises(error):
+            setattr(deq, name, value)
+
+    class Mine(DEQModule):
+        callback = tau = None
+
+    Mine().tau = 3
 
 
 @pytest.mark.parametrize("threshold", [2.5, "3", None])
@@ -218,6 +233,73 @@ def test_weights_changed_before_backward_are_noticed(grad, what, x):
     else:
         with pytest.raises(RuntimeError, match=r"changed in place between|modified by an inplace operation"):
             z.sum().backward()
+
+
+@pytest.mark.parametrize("grad", ["unroll", "reversible"])
+@pytest.mark.parametrize("what", ["input", "frozen weight", "derived weight", "another weight"])
+def test_so_is_what_is_no_leaf_of_the_graph(grad, what, x):
+    linear, frozen = nn.Linear(D, D, dtype=torch.float64), 0.2 * torch.eye(D, dtype=torch.float64)
+    base = (0.2 * torch.eye(D, dtype=torch.float64)).requires_grad_()
+    derived, x = base * 1.0, x.clone()
+    f = lambda z: torch.tanh(0.3 * linear(z) + z @ frozen + z @ derived + x)  # noqa: E731
+    z, _ = DEQModule(grad=grad, f_thres=5, f_eps=0)(f, torch.zeros_like(x))
+    with torch.no_grad():
+        if what == "input":
+            x.zero_()
+        elif what == "frozen weight":
+            frozen.mul_(0.5)
+        elif what == "derived weight":
+            derived.mul_(2)
+        else:
+            linear.weight = nn.Parameter(linear.weight + 0.1)
+    with pytest.raises(RuntimeError, match="f gave other values on backward than forward"):
+        z.sum().backward()
+
+
+def test_an_unrolled_map_may_use_its_memory_again(x):
+    buffer, weight = torch.empty_like(x), 0.2 * torch.ones(D, D, dtype=torch.float64)
+    deq = DEQModule(grad="unroll", f_thres=6, f_eps=0)
+    found, info = deq(lambda z: torch.tanh(z @ weight + x, out=buffer), torch.zeros_like(x), iterates=[1, 2])
+    wanted, told = deq(lambda z: torch.tanh(z @ weight + x), torch.zeros_like(x), iterates=[1, 2])
+    assert torch.equal(found, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(info.iterates, told.iterates, strict=True))
+    assert info.forward.rel_trace == told.forward.rel_trace
+
+
+@pytest.mark.parametrize("grad", GRADIENTS)
+@pytest.mark.parametrize("f", [lambda z: z.float(), lambda z: (z,), lambda z: None, lambda z: z[:, :2]])
+def test_images_are_checked_in_every_mode(grad, f, x):
+    with pytest.raises(ValueError, match=r"f (gives a|maps)"):
+        DEQModule(grad=grad, f_thres=4)(f, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("grad", GRADIENTS)
+def test_maps_of_several_tensors_get_each_in_one_piece(grad):
+    form = torch.channels_last
+    seen = []
+
+    def f(state):
+        a, b = state
+        seen.append(a.is_contiguous() and b.is_contiguous(memory_format=form))
+        return torch.tanh(0.3 * a.view(-1, 4)).view_as(a) + 1, 0.5 * b + 1
+
+    start = (torch.zeros(B, 5, 4), torch.zeros(B, 2, 4, 4).to(memory_format=form))
+    (a, b), _ = DEQModule(grad=grad, f_thres=6)(f, start)
+    assert all(seen)
+    assert a.is_contiguous()
+    assert b.is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_a_map_keeps_of_its_arguments_is_not_the_result(solver, weight, x):
+    kept = []
+
+    def f(z):
+        kept.append(z)
+        return torch.tanh(z @ weight.detach() + x)
+
+    z = SOLVERS[solver]()(f, torch.zeros_like(x), threshold=20, eps=1e-6).value
+    assert not {argument.untyped_storage().data_ptr() for argument in kept} & {z.untyped_storage().data_ptr()}
 
 
 @pytest.mark.parametrize("grad", ["unroll", "reversible"])

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from modules import tracker
 from modules.deq import DEQModule
+from modules.loop import COMPACT_BELOW
 from modules.report import Termination
-from modules.solver import COMPACT_BELOW
 from modules.solvers import anderson, broyden, fixed_point
 from modules.tracker import Tracker
 

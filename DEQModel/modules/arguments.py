@@ -50,4 +50,5 @@ def add_arguments(parser: argparse.ArgumentParser, *, prefix: str = "", **defaul
 
 def settings_from(arguments: argparse.Namespace, *, prefix: str = "") -> dict[str, Any]:
     """The settings that the flags came to, as `DEQModule` takes them."""
-    return {own.name: getattr(arguments, f"{prefix}{own.name}") for own in dataclasses.fields(Settings)}
+    names = {own.name: f"{prefix}{own.name}".replace("-", "_") for own in dataclasses.fields(Settings)}
+    return {name: getattr(arguments, destination) for name, destination in names.items()}

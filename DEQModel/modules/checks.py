@@ -1,4 +1,5 @@
-"""What values parameters may have. Messages have a parameter's name in backticks, for which others can put a flag."""
+"""What values parameters and states may have. Messages have a parameter's name in backticks, for which others can put a
+flag."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
@@ -57,3 +62,27 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises ValueError where the value of this parameter is none of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(choices)}")
+
+
+def check_image(fz: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Refuses f(z) that is not like z."""
+    if not isinstance(fz, Tensor):
+        raise ValueError(f"f gives a {type(fz).__name__}: it must give a tensor like its argument")
+    if fz.shape != shape or fz.dtype != dtype:
+        raise ValueError(f"f maps {tuple(shape)} {dtype} to {tuple(fz.shape)} {fz.dtype}: both must be the same")
+
+
+def check_no_transform(*tensors: Tensor) -> None:
+    """Refuses derivatives that would fail obscurely or be those of the last step alone."""
+    for x in tensors:
+        if isinstance(x, Tensor) and torch._C._functorch.is_legacy_batchedtensor(x):
+            raise RuntimeError(
+                "an equilibrium is solved for one gradient at a time: call jacobian with vectorize=False, or grad "
+                "without is_grads_batched"
+            )
+    dual = any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    if dual or torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "an equilibrium has reverse-mode derivatives only, through torch.autograd: it cannot be solved for inside "
+            "torch.func.grad, vjp, jvp or vmap, or under forward-mode differentiation"
+        )

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch._compile import _disable_dynamo
 
-from .checks import AT_LEAST_ONE, COUNT
+from .checks import AT_LEAST_ONE, COUNT, check_no_transform
+from .loop import Callback
 from .passes import Pass
 from .report import SolveInfo
 from .settings import NAMES, Settings, meant_setting
-from .solver import Callback, check_no_transform
 from .state import CastMap, Map, State, StateLayout
 from .tracker import BatchSum, accumulation_dtype
 
@@ -41,6 +41,7 @@ class DEQModule(nn.Module):
         reversible up to f_thres steps of the reversible iteration, of two evaluations each, instead of a solver: its
                    backward pass runs it the other way; the exact gradient of that iteration (arXiv 2509.12917) in the
                    memory of two states and a byte or two an entry and step. Otherwise like "unroll", but that it stops.
+                   Reports of these two have the residual of the iterate one step before the result.
 
     The module holds settings alone: parameters belong to f, and nothing is kept between calls. It depends on
     `torch.is_grad_enabled()`, and on training mode for `f_thres_delta` and `evaluation`. Settings can be read and set
@@ -67,7 +68,7 @@ class DEQModule(nn.Module):
             with those of the other parts, which must go forward and backward alike. Where thresholds are drawn they
             differ from part to part, and every part stops on its own, in both solves.
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
-            b_options None means f_options.
+            or the name of the forward solver, b_options None means f_options.
         prepare: one of PREPARATIONS, the form of f in the forward solve.
         evaluation: settings that hold instead while the module is in evaluation mode, by name.
 
@@ -88,8 +89,7 @@ class DEQModule(nn.Module):
         super().__init__()
         self.settings = Settings().changed(**settings)
         self.batch_sum = batch_sum
-        self.evaluation = dict(evaluation or {})
-        self.settings.changed(**self.evaluation)  # mistakes are told here, and not at the first evaluation
+        self.evaluation = evaluation or {}
 
     def __getattr__(self, name: str) -> Any:
         if name == "b_solver":
@@ -97,9 +97,16 @@ class DEQModule(nn.Module):
         return getattr(self.settings, name) if name in NAMES else super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in NAMES:
+        if name in (*NAMES, "f_options", "b_options"):
             name, value = "settings", self.settings.changed(**{name: value})
-        elif (meant := meant_setting(name)) is not None:
+        elif name == "settings" and not isinstance(value, Settings):
+            raise ValueError(f"`settings` is a {type(value).__name__}: set settings one by one, by their names")
+        elif name == "batch_sum" and not (value is None or callable(value)):
+            raise ValueError(f"`batch_sum` is a {type(value).__name__}: pass a function, or None")
+        elif name == "evaluation":
+            value = dict(value)
+            self.settings.changed(**value)  # mistakes are told here, and not at the first evaluation
+        elif type(self) is DEQModule and (meant := meant_setting(name)) is not None:
             raise AttributeError(f"there is no setting {name!r}: {meant}")
         super().__setattr__(name, value)
 
@@ -126,18 +133,20 @@ class DEQModule(nn.Module):
         Args:
             f: the map, (B, *) -> (B, *) in the same shape, dtype and device, or a map of tuples or lists of such
                 tensors (`unpacked` makes one of a function of several tensors); free of side effects: it is called
-                many times. Everything it closes over may require gradients. Under autocast its values are cast to the
-                state's dtype. With the scope "sequence", a method `select(rows)` that gives the same map for some
-                sequences saves work. A method `pack(z)`, see `prepare`, is used in the forward solve.
+                many times, and with gradients enabled PyTorch lets it not write into its argument. Everything it
+                closes over may require gradients. Under autocast its values are cast to the state's dtype. With the
+                scope "sequence", a method `select(rows)` that gives the same map for some sequences saves work. A
+                method `pack(z)`, see `prepare`, is used in the forward solve.
             z0: the start, a tensor, or a tuple or list of them; no gradient flows into it. Under autocast the state has
                 at least single precision, whatever the start has. A start whose channels come last in memory
                 (`torch.channels_last`) is seen by f, and comes back, in that form.
             jacobian_samples: number of vectors for `SolveInfo.jacobian_loss`; without gradients there is none. The
                 modes phantom, unroll and reversible apply f once more for it.
             iterates: indices of iterates that come back in `SolveInfo.iterates`; or a number n, for the n - 1 that
-                divide the threshold evenly, so that with the result there are n states, or as many as steps. Each has
-                the gradient of one application (phantom: of K, unroll and reversible: of its own past).
-                `modules.trajectory` weights their losses.
+                divide the threshold evenly, so that with the result there are n states, or as many as steps. With
+                gradients enabled each is f of the iterate, with the gradient of that application (phantom: K of them;
+                unroll, reversible: the iterate itself, with that of its own past). Where the solve ended before, the
+                result stands in the place. `modules.trajectory` weights their losses.
             callback: is told after every evaluation of the forward solve: the iterate's index, the iterates, which it
                 must leave as they are, and the batch's residual in the stop mode.
             sequence_traces: whether the reports have each sequence's residuals of every iterate.

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from .state import Map, State
 
@@ -37,6 +37,7 @@ def iterate(
     if recompute:
         apply = partial(checkpoint, f, use_reentrant=False, context_fn=lambda: (around, around))
     for _ in range(steps):
-        fz = apply(z)
+        with set_checkpoint_early_stop(False):  # f is run to its end, whatever it checks there
+            fz = apply(z)
         z = fz if damping == 1 else torch.lerp(z, fz, damping)
     return z

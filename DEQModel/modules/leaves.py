@@ -37,6 +37,9 @@ def leads_beyond(output: Tensor, start: Tensor) -> bool:
     return False
 
 
+SAME = 1e-6  # relative to the sum of all values: what may be rounding, where f does not give the same bits
+
+
 @dataclass(frozen=True)
 class Unchanged:
     """Refuses a backward pass after weights were changed in place, for maps that are then evaluated again.
@@ -67,6 +70,33 @@ class Unchanged:
         if output.grad_fn is not None:
             output.grad_fn.register_prehook(_after(self.check))
         return output
+
+
+class SameValues:
+    """f, refusing to give other values for the same argument when it is computed again on backward.
+
+    That shows whatever changed between forward and backward, and is no leaf of the graph: a buffer, an input, a frozen
+    weight, a weight in another's place. What f gave is remembered by two sums.
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor]):
+        self.f = f
+        self.sums: Tensor | None = None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        fz = self.f(z)
+        if not isinstance(fz, Tensor):
+            return fz
+        values = fz.detach().double()
+        sums = torch.stack([values.sum(), values.abs().sum()])
+        if self.sums is None:
+            self.sums = sums
+        elif ((sums - self.sums).abs() > SAME * self.sums[1]).any():
+            raise RuntimeError(
+                "f gave other values on backward than forward: something that it uses was changed in between, and this "
+                "kind of gradient evaluates f again: call backward first"
+            )
+        return fz
 
 
 def _after(check: Callable[[], None]) -> Callable[[tuple[Tensor | None, ...]], None]:

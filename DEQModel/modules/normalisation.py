@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrizations, parametrize
 
 from .checks import check_choice
@@ -27,7 +28,8 @@ def normalise(model: nn.Module, how: str, *, without: str | Iterable[str] = (), 
 
     The values of the weights stay as they are under "weight": W = g v / ‖v‖ begins with g = ‖W‖, one norm per output
     channel. Under "spectral" they are divided by their largest singular value, found by power iteration: a step of it
-    whenever the weights are computed in training mode.
+    whenever the weights are computed in training mode. An optimizer is to be made after this, as there are other
+    parameters then.
 
     Args:
         model: the model, or a part of it.
@@ -39,7 +41,8 @@ def normalise(model: nn.Module, how: str, *, without: str | Iterable[str] = (), 
         The names of the weights that are normalised now.
 
     Raises:
-        ValueError: another normalisation, no such layer, or one that is normalised already.
+        ValueError: another normalisation, no such layer, one that is normalised already or has no weight yet, or
+            weights that layers share.
     """
     check_choice("how", how, NORMALISATIONS)
     without = (without,) if isinstance(without, str) else tuple(without)
@@ -53,6 +56,10 @@ def normalise(model: nn.Module, how: str, *, without: str | Iterable[str] = (), 
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer, "weight"):
             raise ValueError(f"{name or 'the layer'} has a parametrized weight already: call `plain` first")
+        if isinstance(layer.weight, UninitializedParameter):
+            raise ValueError(f"{name}.weight has no shape yet: run the model once first")
+    if len({id(layer.weight) for layer in layers.values()}) < len(layers):
+        raise ValueError("layers of `model` share a weight, which this would part: leave them out, with `without`")
     for layer in layers.values():
         # transposed convolutions have their output channels second; "spectral" knows that itself
         own = {"dim": 1} if how == "weight" and isinstance(layer, TRANSPOSED) else {}

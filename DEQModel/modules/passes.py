@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_image, check_no_transform
 from .gradients import attach_implicit
 from .iterate import iterate
 from .jacobian import jacobian_loss
-from .leaves import Unchanged, mark
+from .leaves import SameValues, Unchanged, mark
+from .loop import Callback
 from .parametrizations import WeightCache
 from .prepare import prepare
 from .report import SolveInfo, SolveReport, SolverResult
 from .reversible import ReversibleIteration
 from .settings import Settings
-from .solver import Callback, check_image, check_no_transform
 from .state import Map
 from .tracker import BatchSum, Norms, Tracker, by_row
 
@@ -87,15 +88,24 @@ class Pass:
     def one_step(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """f(z*), with the gradient of that application, replaced by the implicit one where that is asked for."""
         result = self._solve(f, z0)
-        info = SolveInfo(result.report, iterates=tuple(f(z).clone() for z in result.iterates))
+        info = SolveInfo(result.report)
         # without a backward solve the implicit gradient is that of the application
         solves = self.settings.b_thres > 0 or self.settings.b_init == "shine"
         implicit = self.settings.grad == "implicit" and solves
         z_star = result.value.detach().requires_grad_(implicit or self.jacobian_samples > 0)
         f_star = f(z_star)
+        check_image(f_star, tuple(z0.shape), z0.dtype)
         if self.jacobian_samples:
             info.jacobian_loss = jacobian_loss(f_star, z_star, samples=self.jacobian_samples)
-        return self._implicit(f_star, z_star, result, info) if implicit else f_star.clone(), info
+        output = self._implicit(f_star, z_star, result, info) if implicit else f_star.clone()
+        info.iterates = self._from_iterates(f, result, output)
+        return output, info
+
+    def _from_iterates(self, f: Map, result: SolverResult, output: Tensor) -> tuple[Tensor, ...]:
+        """f of the iterates that were asked for; the output where the solve ended before one."""
+        before_end = [index <= result.report.n_steps for index in self.iterates]
+        pairs = zip(result.iterates, before_end, strict=True)
+        return tuple(f(z).clone() if before else output.clone() for z, before in pairs)
 
     def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
         settings, solve = self.settings, None
@@ -129,7 +139,7 @@ class Pass:
         result = self._solve(f, z0)
         applied = partial(iterate, f, steps=self.settings.phantom_steps, damping=self.settings.phantom_damping)
         output = applied(result.value).clone()
-        info = SolveInfo(result.report, iterates=tuple(applied(z).clone() for z in result.iterates))
+        info = SolveInfo(result.report, iterates=self._from_iterates(applied, result, output))
         self._add_jacobian_loss(f, output, info)
         return output, info
 
@@ -143,14 +153,16 @@ class Pass:
         for k in range(self.threshold):
             if k in self.iterates:
                 kept[k] = z
-            apply = partial(iterate, f, z, steps=1, recompute=True, around=self.weights)
+            # the last application is the first one that is computed again: it shows whether f is still the same
+            shown = f if k < self.threshold - 1 else SameValues(f)
+            apply = partial(iterate, shown, z, steps=1, recompute=True, around=self.weights)
             if k == 0:
                 fz = self._first(apply, f, z)
                 guard = Unchanged.since(number, fz)
             else:
                 fz = apply()
             trail.saw(z, fz)
-            z = fz
+            z = fz if fz.requires_grad else fz.clone()  # then f may use its memory again
         return self._iterated(f, trail, z, kept, guard, steps=self.threshold, n_evals=self.threshold)
 
     def reversible(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
@@ -166,8 +178,6 @@ class Pass:
             z = iteration.z
             if steps == 0:
                 fz = self._first(iteration.evaluate, f, z)
-                check_no_transform(fz)
-                check_image(fz, tuple(z0.shape), z0.dtype)
                 guard = Unchanged.since(number, fz)
             else:
                 fz = iteration.evaluate()
@@ -186,6 +196,8 @@ class Pass:
         """
         known = len(self.weights.tensors)
         fz = evaluate()
+        check_no_transform(fz)
+        check_image(fz, tuple(z.shape), z.dtype)
         if len(self.weights.tensors) > known:
             self.weights.forget_all_but(known)
             f(z.clone())
@@ -263,7 +275,9 @@ class _Trail:
             for norms in torch.stack(self.found).double().cpu().numpy():
                 self.tracker.record(self.rows, self.tracker.start, norms)
         report = self.tracker.result(sequence_traces=self.of.sequence_traces).report
-        own = tuple(report.sequence_steps) if self.tracker.per_sequence and self.stops else (steps,) * len(self.z0)
+        own = (steps,) * len(self.z0)
+        if self.stops and self.tracker.per_sequence:  # those that go on have made the last step too
+            own = tuple(np.where(self.tracker.is_open(self.rows), steps, report.sequence_steps).tolist())
         counts = {"n_steps": steps, "n_evals": n_evals, "best_step": steps, "sequence_steps": own}
         return dataclasses.replace(report, **counts)
 

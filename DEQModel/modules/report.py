@@ -15,7 +15,7 @@ class Termination(Enum):
     CONVERGED = "the residual fell below eps"
     STAGNATED = "the residual stayed near eps without moving"
     MAX_STEPS = "the threshold of steps was reached"
-    RUNAWAY = "the state grew and the residual f(z) - z did not fall: there is no equilibrium where it went"
+    RUNAWAY = "f(z) grew and f(z) - z did not fall with it: the state went on, and no equilibrium was seen"
     DIVERGED = "the residual grew far beyond that of the first step"
     NONFINITE = "the residual was not a finite number"
 
@@ -101,8 +101,8 @@ class SolverResult:
 class SolveInfo:
     """Reports of an equilibrium's two solves; `backward` is None until a gradient has been asked for.
 
-    `jacobian_loss` is the differentiable penalty, and `iterates` are those that were asked for, each with the gradient
-    of the mode, in the order asked for; where the solve ended before one, its result stands in that place.
+    `jacobian_loss` is the differentiable penalty, and `iterates` are those that were asked for, in that order; where
+    the solve ended before one, its result stands in that place, with the result's gradient.
     """
 
     forward: SolveReport

@@ -137,7 +137,7 @@ def meant_setting(name: str) -> str | None:
     """Words for what a name that is no setting may have meant; None where nobody knows."""
     if name in ELSEWHERE:
         return ELSEWHERE[name]
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8) if name != "settings" else []
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8) if name[0] != "_" and name != "settings" else []
     return f"did you mean {near[0]}?" if near else None
 
 
@@ -157,6 +157,8 @@ def _made(parameter: str, solver: Any, options_parameter: str, options: Mapping[
     if not isinstance(solver, str):
         raise ValueError(f"`{parameter}` is {solver!r}: pass one of {', '.join(SOLVERS)}, or a `Solver`")
     check_choice(parameter, solver, SOLVERS)
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"`{options_parameter}` is {options!r}: pass a dict of options by name")
     try:
         return make_solver(solver, own | dict(options or {}))
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,20 +101,22 @@ class StateLayout:
         return torch.cat([part.flatten(x) for part, x in zip(self.parts, state, strict=True)], dim=1)
 
     def unflatten(self, flat: Tensor) -> State:
-        """(B, N) to views of the tensors."""
+        """(B, N) to the tensors, each in one piece; views where they can be."""
         if self.kind is None:
             return self.parts[0].unflatten(flat)
+        return self._parts(flat, Tensor.contiguous)
+
+    def _parts(self, flat: Tensor, piece: Callable[[Tensor], Tensor]) -> State:
+        """The tensors, from pieces (B, n) of the flat state that lie in one piece."""
         flats = flat.split([part.size for part in self.parts], dim=1)
-        views = (part.unflatten(own) for part, own in zip(self.parts, flats, strict=True))
-        return self.kind._make(views) if hasattr(self.kind, "_make") else self.kind(views)
+        tensors = (part.unflatten(piece(own)) for part, own in zip(self.parts, flats, strict=True))
+        return self.kind._make(tensors) if hasattr(self.kind, "_make") else self.kind(tensors)
 
     def apart(self, flat: Tensor) -> State:
         """(B, N) to tensors of their own."""
-        views = self.unflatten(flat)
         if self.kind is None:
-            return views.clone()
-        copies = (view.clone() for view in views)
-        return self.kind._make(copies) if hasattr(self.kind, "_make") else self.kind(copies)
+            return self.unflatten(flat).clone()
+        return self._parts(flat, partial(torch.clone, memory_format=torch.contiguous_format))
 
     def flattened(self, f: Map) -> FlatMap:
         """f on flat states."""
@@ -170,20 +173,3 @@ class CastMap(_Wrapper):
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.f(z).to(self.dtype)
-
-
-@dataclass(frozen=True)
-class ScaledMap:
-    """σ f(z / σ), for states that are scaled row by row by σ (B, 1)."""
-
-    f: Map
-    scale: Tensor
-
-    @property
-    def select(self) -> Callable:
-        select = self.f.select  # an AttributeError says that there is none
-        return lambda rows: ScaledMap(select(rows), self.scale[rows])
-
-    def __call__(self, z: Tensor) -> Tensor:
-        scale = self.scale.view(-1, *[1] * (z.dim() - 1))
-        return self.f(z / scale) * scale

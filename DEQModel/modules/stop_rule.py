@@ -17,6 +17,7 @@ STAGNATION_SLACK = 3.0  # "near eps": below this multiple of it
 DIVERGENCE_RATIO = 1e3  # growth over the first candidate's residual, per position, that counts as divergence
 RUNAWAY_GROWTH = 2.0  # of ‖f(z)‖, over which ‖g‖ must have fallen …
 RUNAWAY_FALL = 0.5  # … below this share of what it was: maps that ran away never came below 0.68, in 130 solves
+RUNAWAY_STEADY = 0.9  # share of ‖g‖ down to which an iterate further out is no better
 RUNAWAY_LIMIT = 10.0  # growth of ‖f(z)‖ after which a unit that runs away is given up
 RUNAWAY_FAR = 1e3  # growth of ‖f(z)‖ beyond which a residual may be small because f(z) is large
 RUNAWAY_BELOW = 1e-3  # relative residual below which all this is asked where the stop rule reads the absolute one
@@ -36,11 +37,13 @@ class StopRule:
         converged   the residual is below eps; with the relative one, ‖g‖ / ‖f(z)‖, that is believed only if it is
                     g that fell. A map whose state runs away, as z + tanh(LN(z) W + b), meets the test because f(z)
                     grows. So if ‖f(z)‖ has doubled since some earlier iterate, ‖g‖ must have halved since the last such
-                    one. Else the unit goes on, until ‖g‖ is below half of that and of all it was meanwhile.
+                    one. Else the unit goes on, until ‖g‖ is below half of what it was then.
         runaway     it went on like that while ‖f(z)‖ grew tenfold, or up to the threshold
         stagnated   it is near eps and has not moved for some time
         diverged    it has grown far beyond the first candidate's
         nonfinite   ‖g‖ or ‖f(z)‖ is no finite number
+
+    A solve that starts where another one ran away sees nothing grow, and cannot tell.
 
     Args:
         n_units: U.
@@ -83,7 +86,7 @@ class StopRule:
         self.norms = np.empty((16, 2, n_units))  # with room for more
         self.residuals = np.empty((16, n_units))
         self.largest = np.zeros(n_units)  # ‖f(z)‖ so far
-        self.runaway = np.full((2, n_units), math.inf)  # lowest ‖g‖ and ‖f(z)‖ while units were seen to run away
+        self.runaway = np.full((2, n_units), math.inf)  # ‖g‖ and ‖f(z)‖ when units were first seen to run away
 
     def judge(self, norms: np.ndarray) -> np.ndarray:
         """Takes in the norms (2, U) of the next iterate; which units (U,) are at their lowest so far."""
@@ -102,9 +105,9 @@ class StopRule:
             below = residual < self.eps
             suspects = below if self.stop_mode == "rel" else self._suspects(norms, residual)
             if np.count_nonzero(below) or np.count_nonzero(suspects):
-                before = np.isfinite(self.runaway[0])
+                seen = self.runaway[0].copy()
                 running = self._running_away(norms, suspects & is_open)
-                lowest &= ~(running & before)  # further out is no better
+                lowest &= ~(running & (norms[0] >= RUNAWAY_STEADY * seen) & np.isfinite(seen))  # it only went further
                 self._apply(Termination.CONVERGED, below & ~running)
                 self._apply(Termination.RUNAWAY, running & (norms[1] > RUNAWAY_LIMIT * self.runaway[1]))
             improved = is_open & finite & (lowest | (self.returns == "last"))
@@ -138,17 +141,20 @@ class StopRule:
         self.n_open = np.count_nonzero(self.reason == OPEN)
 
     def _suspects(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Which units would look converged to the relative test, where the rule reads the absolute residual."""
-        return (relative(norms) < RUNAWAY_BELOW) & (residual >= STAGNATION_SLACK * self.eps)
+        """Which units may have run away, where the rule reads the absolute residual; not those that are near eps."""
+        near = (residual >= self.eps) & (residual < STAGNATION_SLACK * self.eps)
+        return (relative(norms) < RUNAWAY_BELOW) & ~near
 
     def _running_away(self, norms: np.ndarray, suspects: np.ndarray) -> np.ndarray:
         """Which of the suspected units look converged because ‖f(z)‖ grew, and not because ‖g‖ fell."""
         running = np.zeros_like(suspects)
         if len(units := np.flatnonzero(suspects)):
-            before = np.minimum(self._before_growth(norms, units), self.runaway[:, units])
-            grew = self._only_grew(norms[:, units], before, far=np.isfinite(self.runaway[0, units]))
-            lowest, first = np.minimum(before[0], norms[0, units]), np.minimum(self.runaway[1, units], norms[1, units])
-            self.runaway[:, units] = np.where(grew, np.stack([lowest, first]), math.inf)
+            own, seen = norms[:, units], self.runaway[:, units]
+            known = np.isfinite(seen[0])
+            before = np.where(known, seen, self._before_growth(norms, units))
+            grew = self._only_grew(own, before, far=known)
+            first = np.stack([np.minimum(before[0], own[0]), own[1]])
+            self.runaway[:, units] = np.where(grew, np.where(known, seen, first), math.inf)
             running[units] = grew
         return running
 

@@ -30,11 +30,6 @@ def by_row(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def smallest_norm(dtype: torch.dtype) -> float:
-    """The norm below which fourth powers of it, which solvers come to, leave the range of normal numbers."""
-    return torch.finfo(dtype).tiny ** 0.25
-
-
 def host_view(x: Tensor) -> np.ndarray | None:
     """The memory of x as the host sees it, None where x lies elsewhere."""
     return x.numpy() if x.device.type == "cpu" else None
@@ -48,9 +43,13 @@ class Norms:
 
     @staticmethod
     def on_device(x: Tensor, y: Tensor) -> Tensor:
-        """(2, b), where x and y are."""
-        dtype = accumulation_dtype(x)
-        return torch.stack([torch.linalg.vector_norm(part, dim=1, dtype=dtype) for part in (x, y)])
+        """(2, b), where x and y are, in double precision, where squares have a wider range."""
+        return torch.stack([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in (x, y)])
+
+    @classmethod
+    def exactly(cls, x: Tensor, y: Tensor) -> np.ndarray:
+        """`of`, where that may have lost digits."""
+        return cls.on_device(x, y).cpu().numpy()
 
     def of(self, x: Tensor, y: Tensor) -> np.ndarray:
         """(2, b), in double precision."""
