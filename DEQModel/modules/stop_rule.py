@@ -18,7 +18,8 @@ DIVERGENCE_RATIO = 1e3  # growth over the first candidate's residual, per positi
 RUNAWAY_GROWTH = 2.0  # of ‖f(z)‖, over which ‖g‖ must have fallen …
 RUNAWAY_FALL = 0.5  # … below this share of what it was: maps that ran away never came below 0.68, in 130 solves
 RUNAWAY_STEADY = 0.9  # share of ‖g‖ down to which an iterate further out is no better
-RUNAWAY_LIMIT = 10.0  # growth of ‖f(z)‖ after which a unit that runs away is given up
+RUNAWAY_NEAR = 10.0  # growth of ‖f(z)‖ since then, up to which a residual may be small as rounding is
+RUNAWAY_LIMIT = 100.0  # growth of ‖f(z)‖ after which a unit that runs away is given up
 RUNAWAY_FAR = 1e3  # growth of ‖f(z)‖ beyond which a residual may be small because f(z) is large
 RUNAWAY_BELOW = 1e-3  # relative residual below which all this is asked where the stop rule reads the absolute one
 OPEN = -1  # in place of an index into REASONS: still being solved for
@@ -38,7 +39,7 @@ class StopRule:
                     g that fell. A map whose state runs away, as z + tanh(LN(z) W + b), meets the test because f(z)
                     grows. So if ‖f(z)‖ has doubled since some earlier iterate, ‖g‖ must have halved since the last such
                     one. Else the unit goes on, until ‖g‖ is below half of what it was then.
-        runaway     it went on like that while ‖f(z)‖ grew tenfold, or up to the threshold
+        runaway     it went on like that while ‖f(z)‖ grew a hundredfold, or up to the threshold
         stagnated   it is near eps and has not moved for some time
         diverged    it has grown far beyond the first candidate's
         nonfinite   ‖g‖ or ‖f(z)‖ is no finite number
@@ -152,7 +153,7 @@ class StopRule:
             own, seen = norms[:, units], self.runaway[:, units]
             known = np.isfinite(seen[0])
             before = np.where(known, seen, self._before_growth(norms, units))
-            grew = self._only_grew(own, before, far=known)
+            grew = self._only_grew(own, before, far=known & (own[1] > RUNAWAY_NEAR * seen[1]))
             first = np.stack([np.minimum(before[0], own[0]), own[1]])
             self.runaway[:, units] = np.where(grew, np.where(known, seen, first), math.inf)
             running[units] = grew
@@ -174,12 +175,12 @@ class StopRule:
     def _only_grew(self, norms: np.ndarray, before: np.ndarray, far: np.ndarray | bool = False) -> np.ndarray:
         """Whether ‖g‖ has not fallen from what it was before ‖f(z)‖ grew, both (2, u), as far as rounding can tell.
 
-        A residual as small as rounding is an equilibrium, unless the state has gone so far that nothing else could be
-        seen there.
+        A residual far below rounding is an equilibrium, unless the state has gone so far that the one before could not
+        be seen there.
         """
         g, image = norms
         rounding = self.precision * image
-        exact = (g <= 2 * rounding) & (image <= RUNAWAY_FAR * before[1]) & ~np.asarray(far)
+        exact = (g <= rounding / 4) & (rounding <= before[0]) & (image <= RUNAWAY_FAR * before[1]) & ~np.asarray(far)
         return ~exact & (np.maximum(g, rounding) >= RUNAWAY_FALL * before[0])
 
     def _stagnated(self, norms: np.ndarray, residual: np.ndarray) -> np.ndarray:
