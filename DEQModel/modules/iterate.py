@@ -33,11 +33,14 @@ def iterate(
             still be the same map.
         around: the surroundings of f where it is recomputed, in both runs; may be entered any number of times.
     """
-    apply = f
-    if recompute:
-        apply = partial(checkpoint, f, use_reentrant=False, context_fn=lambda: (around, around))
+    apply = partial(_recomputed, f, around) if recompute else f
     for _ in range(steps):
-        with set_checkpoint_early_stop(False):  # f is run to its end, whatever it checks there
-            fz = apply(z)
+        fz = apply(z)
         z = fz if damping == 1 else torch.lerp(z, fz, damping)
     return z
+
+
+def _recomputed(f: Map, around: AbstractContextManager, z: State) -> State:
+    """f(z), computed again on backward."""
+    with set_checkpoint_early_stop(False):  # f is then run to its end, whatever it checks there
+        return checkpoint(f, z, use_reentrant=False, context_fn=lambda: (around, around))
