@@ -58,7 +58,7 @@ def saved(monkeypatch) -> list[int]:
     return steps
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_stop(number, status, place, saved):
     with signal_in_update(3, number):
         outcome = call(flags(place, "--eval-interval 100", f"signal-{number}"))

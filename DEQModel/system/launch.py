@@ -21,8 +21,8 @@ import torch.multiprocessing
 from tqdm import tqdm
 
 HOST = "127.0.0.1"
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)  # statuses of a program that a signal has ended in good order
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+STOPPED = tuple(128 + number for number in FORWARDED[:3])  # statuses of a program that a signal has ended in good order
 LOOK = 0.5  # seconds between looks at the processes
 GRACE = 10  # seconds for the others once one has failed
 LAST_SAVE = 600  # seconds for the others once one has stopped in good order: the first may still write a large file

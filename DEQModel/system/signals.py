@@ -11,7 +11,7 @@ import numpy as np
 
 from system.distributed import World
 
-STOPS = (signal.SIGTERM, signal.SIGINT)  # the first one counts where both have come
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the first one counts where several have come
 SAVES = (signal.SIGUSR1,)  # sent by clusters some time before they take a job's machine away
 
 
