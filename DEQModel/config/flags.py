@@ -72,10 +72,13 @@ class CommandLine:
         """The settings that a command line names, unchecked.
 
         Raises:
-            UserError: a flag that does not exist, or a value that it cannot have.
+            UserError: a flag that does not exist, or a value that it cannot have, as an empty one.
             SystemExit: --help was asked for.
         """
         values = vars(self.parser().parse_args(expand(arguments, self.flags)))
+        for name, value in values.items():
+            if isinstance(value, str) and not value.strip():  # as an unset variable of a shell script leaves it
+                raise UserError(f"{self.flags[name].option(name)} is empty: pass a value, or leave it out")
         several = (name for name in values if self.flags[name].several)
         return {**values, **{name: tuple(values[name]) for name in several}}
 
