@@ -90,6 +90,8 @@ FLAGS = [
     ("--n_layer two", ["--n_layer", "'two'", "int"]),
     ("--lr fast", ["--lr", "'fast'", "float"]),
     ("--nonsense 3", ["unrecognized arguments", "--nonsense"]),
+    ("--f_tres 3", ["unrecognized arguments: --f_tres 3: did you mean --f_thres?"]),
+    ("--max-steps=3", ["--max-steps=3: did you mean --max_step?"]),
     ("--pre", ["ambiguous option: --pre ", "--pre_lnorm", "--pretrain_steps"]),
     ("--mem_len", ["--mem_len", "expected one argument"]),
     ("--d_head 5", ["--n_head 2", "--d_head 5", "10", "--d_model 8", "product"]),

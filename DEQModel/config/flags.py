@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,10 @@ class _Parser(argparse.ArgumentParser):
     """Reports mistakes as `UserError`: one line, where argparse would print its whole usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        flag = unknown.split(" ")[0].partition("=")[0]
+        near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.75)
+        raise UserError(f"{message}: did you mean {near[0]}?" if near else message)
 
 
 def _argument(flag: Flag, default: Any) -> dict[str, Any]:
