@@ -12,26 +12,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from measuring import median_seconds_in_turn
+from peer import MISSING
+from peer import get_solver as torchdeq_solver
 from torch import Tensor
 
 from modules.iterate import iterate
 from modules.solvers import SOLVERS
-
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        from torchdeq.solver import get_solver as torchdeq_solver
-
-    MISSING = None
-except ImportError as error:
-    MISSING = f"torchdeq cannot be imported ({error}): pip install --no-deps -r benchmarks/requirements.txt"
 
 STEPS = 30
 ENTRIES = (64, 256, 1024, 4096)

@@ -18,17 +18,12 @@ from functools import partial
 
 import torch
 from measuring import in_mib, median_seconds, peak_bytes
+from peer import MISSING
+from peer import get_solver as torchdeq_solver
 from problems import PROBLEMS
 from torch import Tensor
 
 from modules.solvers import anderson, broyden, fixed_point
-
-try:
-    from torchdeq.solver import get_solver as torchdeq_solver
-
-    MISSING = None
-except ImportError as error:
-    MISSING = f"torchdeq cannot be imported ({error}): pip install --no-deps -r benchmarks/requirements.txt"
 
 SOLVERS = {
     "broyden": broyden,

@@ -11,23 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from peer import MISSING, fp_correction, get_deq
 from ported_models import GAMMA, MODELS, N_STATES, N_STEPS, Outcome, PortedModel
 from torch import Tensor
-
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        from torchdeq import get_deq
-        from torchdeq.loss import fp_correction
-
-    MISSING = None
-except ImportError as error:
-    MISSING = f"torchdeq cannot be imported ({error}): pip install --no-deps -r benchmarks/requirements.txt"
 
 IMPLICIT = {"ift": True, "f_max_iter": 400, "b_max_iter": 400, "f_tol": 1e-13, "b_tol": 1e-13}
 RELATIVE = {"f_stop_mode": "rel", "b_stop_mode": "rel"}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .checks import AT_LEAST_ONE, SHARE, TOLERANCE
-from .solver import Iteration, Solver
+from .iteration import Iteration
+from .solver import Solver
 from .tracker import accumulation_dtype
 
 RELATIVE_RIDGE = 1e-6  # of each diagonal entry of G Gᵀ: some ten times the rounding in single precision

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .checks import AT_LEAST_ONE
-from .solver import Iteration, Solver
+from .iteration import Iteration
+from .solver import Solver
 from .tracker import accumulation_dtype
 
 FIRST_BLOCK = 8  # columns of the first block of a history

@@ -162,8 +162,16 @@ class DEQModule(nn.Module):
                 second derivatives of the implicit gradient are asked for.
         """
         run = _outside_of_graphs if torch.compiler.is_compiling() else _run
-        asked = {"jacobian_samples": jacobian_samples, "callback": callback, "sequence_traces": sequence_traces}
-        return run(self, f, z0, iterates, asked, changes)
+        return run(
+            self,
+            f,
+            z0,
+            changes,
+            iterates=iterates,
+            jacobian_samples=jacobian_samples,
+            callback=callback,
+            sequence_traces=sequence_traces,
+        )
 
     def _settings(self, changes: Mapping[str, Any]) -> Settings:
         """The settings of one call."""
@@ -175,31 +183,34 @@ def _run(
     deq: DEQModule,
     f: Map,
     z0: State,
-    iterates: int | Sequence[int],
-    asked: dict[str, Any],
     changes: Mapping[str, Any],
+    *,
+    iterates: int | Sequence[int],
+    jacobian_samples: int,
+    callback: Callback | None,
+    sequence_traces: bool,
 ) -> tuple[State, SolveInfo]:
     """`DEQModule.forward`."""
     settings, layout = deq._settings(changes), StateLayout.of(z0)
-    COUNT.check("jacobian_samples", asked["jacobian_samples"])
+    COUNT.check("jacobian_samples", jacobian_samples)
     check_no_transform()
     draws = deq.training and settings.f_thres_delta > 0
     threshold = _drawn(settings) if draws else settings.f_thres
+    if not layout.is_flat:
+        f, z0, callback = layout.flattened(f), layout.flatten(z0), callback and _told_of(callback, layout)
+    z0 = z0.detach()
+    if torch.is_autocast_enabled(z0.device.type):
+        z0 = z0.to(accumulation_dtype(z0))  # f alone runs in low precision
+        f = CastMap(f, z0.dtype)
     this = Pass(
         settings,
         threshold,
         batch_sum=None if draws else deq.batch_sum,
+        jacobian_samples=jacobian_samples,
         iterates=_indices(iterates, threshold),
-        **asked,
+        callback=callback,
+        sequence_traces=sequence_traces,
     )
-    if layout.is_flat:
-        z0 = z0.detach()
-    else:
-        f, z0 = layout.flattened(f), layout.flatten(z0).detach()
-        this.callback = this.callback and _told_of(this.callback, layout)
-    if torch.is_autocast_enabled(z0.device.type):
-        z0 = z0.to(accumulation_dtype(z0))  # f alone runs in low precision
-        f = CastMap(f, z0.dtype)
     z, info = this.run(f, z0)
     if layout.is_flat:
         return z, info

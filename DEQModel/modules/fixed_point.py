@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import SHARE
-from .solver import Iteration, Solver
+from .iteration import Iteration
+from .solver import Solver
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,17 @@ class Unchanged:
         return output
 
 
+def sums_of(x: Tensor) -> Tensor:
+    """Σ x and Σ |x| (2,), by which values are known again without keeping them."""
+    values = x.detach().double()
+    return torch.stack([values.sum(), values.abs().sum()])
+
+
+def same(sums: Tensor, others: Tensor) -> bool:
+    """Whether they are of the same values, but for rounding."""
+    return not bool(((sums - others).abs() > SAME * others[1]).any())
+
+
 class SameValues:
     """f, refusing to give other values for the same argument when it is computed again on backward.
 
@@ -87,11 +98,10 @@ class SameValues:
         fz = self.f(z)
         if not isinstance(fz, Tensor):
             return fz
-        values = fz.detach().double()
-        sums = torch.stack([values.sum(), values.abs().sum()])
+        sums = sums_of(fz)
         if self.sums is None:
             self.sums = sums
-        elif ((sums - self.sums).abs() > SAME * self.sums[1]).any():
+        elif not same(sums, self.sums):
             raise RuntimeError(
                 "f gave other values on backward than forward: something that it uses was changed in between, and this "
                 "kind of gradient evaluates f again: call backward first"

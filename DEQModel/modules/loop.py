@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import check_image, check_no_transform
+from .iteration import Iteration
 from .scaling import RowScale
 from .state import Map
 from .tracker import Norms, Tracker, by_row
@@ -18,14 +18,6 @@ COMPACT_BELOW = 0.9  # share of the sequences that f sees which are still open, 
 
 # Is told after every evaluation: the iterate's index, the iterates (B, *) and the batch's residual in the stop mode.
 Callback = Callable[[int, Tensor, float], None]
-
-
-class Advancing(Protocol):
-    """What the loop asks of an `Iteration`."""
-
-    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor: ...
-
-    def select(self, rows: Tensor) -> None: ...
 
 
 class Loop:
@@ -48,7 +40,7 @@ class Loop:
         f: Map,
         shape: torch.Size,
         tracker: Tracker,
-        begin: Callable[[Tensor], Advancing],
+        begin: Callable[[Tensor], Iteration],
         *,
         iterates: Collection[int] = (),
         callback: Callback | None = None,
@@ -60,7 +52,7 @@ class Loop:
         self.scale = RowScale(tracker.start.dtype)
         self.f_writes = False  # into its argument
 
-    def run(self, max_evals: int) -> Advancing:
+    def run(self, max_evals: int) -> Iteration:
         """Goes on until the tracker has seen enough, or for so many evaluations; the iteration at its end."""
         tracker, scale, z = self.tracker, self.scale, self.tracker.start
         iteration, rows, norms = self.begin(z), np.arange(len(z)), Norms()

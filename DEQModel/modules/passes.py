@@ -153,9 +153,7 @@ class Pass:
         for k in range(self.threshold):
             if k in self.iterates:
                 kept[k] = z
-            # the last application is the first one that is computed again: it shows whether f is still the same
-            shown = f if k < self.threshold - 1 else SameValues(f)
-            apply = partial(iterate, shown, z, steps=1, recompute=True, around=self.weights)
+            apply = partial(self._recomputed, f, z, last=k == self.threshold - 1)
             if k == 0:
                 fz = self._first(apply, f, z)
                 guard = Unchanged.since(number, fz)
@@ -164,6 +162,10 @@ class Pass:
             trail.saw(z, fz)
             z = fz if fz.requires_grad else fz.clone()  # then f may use its memory again
         return self._iterated(f, trail, z, kept, guard, steps=self.threshold, n_evals=self.threshold)
+
+    def _recomputed(self, f: Map, z: Tensor, *, last: bool) -> Tensor:
+        """f(z); the last one is the first that is computed again, and shows whether f is still the same."""
+        return iterate(SameValues(f) if last else f, z, steps=1, recompute=True, around=self.weights)
 
     def reversible(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """Steps of the reversible iteration, until its residual meets the stop rule or the threshold."""
@@ -259,7 +261,7 @@ class _Trail:
         if not self.stops and self.of.callback is None:
             self.found.append(norms)
             return False
-        done = self.tracker.record(self.rows, z, norms.double().cpu().numpy())
+        done = self.tracker.record(self.rows, z, norms.cpu().numpy())
         if self.of.callback is not None:
             self.of.callback(self.tracker.n_evals - 1, z.view(self.z0.shape), self.tracker.residual())
         return done and self.stops
@@ -272,7 +274,7 @@ class _Trail:
 
     def report(self, steps: int, n_evals: int) -> SolveReport:
         if self.found:
-            for norms in torch.stack(self.found).double().cpu().numpy():
+            for norms in torch.stack(self.found).cpu().numpy():
                 self.tracker.record(self.rows, self.tracker.start, norms)
         report = self.tracker.result(sequence_traces=self.of.sequence_traces).report
         own = (steps,) * len(self.z0)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from .leaves import same, sums_of
 from .state import Map
 from .tracker import by_row
 
 DOUBLE = torch.float64  # of the states; f sees them in its own dtype
 BITS = 51  # of a number on a row's grid
-RETURN_TOLERANCE = 1e-9  # of the start that comes back, relative to its row's largest number
 
 
 class ReversibleIteration:
@@ -157,7 +157,7 @@ class WayBack:
     """Undoes the half-steps of an iteration, the last one first, as its backward pass asks for them."""
 
     def __init__(self, f: Map, dtype: torch.dtype, beta: float, around: AbstractContextManager, start: Tensor):
-        self.f, self.dtype, self.beta, self.around, self.start = f, dtype, beta, around, start
+        self.f, self.dtype, self.beta, self.around, self.start = f, dtype, beta, around, sums_of(start)
         device = start.device.type
         self.autocast = partial(
             torch.autocast,
@@ -202,7 +202,7 @@ class WayBack:
             self.h, self.pair, self.value = len(self.steps) - 1, self.end, None
         while self.h > h:
             self._undo()
-        if h == 0 and not self._is_start(self.pair[0]):
+        if h == 0 and not same(sums_of(self.pair[0]), self.start):
             raise RuntimeError(
                 "f gave other values on backward than forward, so that the reversible iteration does not come back to "
                 "its start: f must give the same bits (torch.use_deterministic_algorithms), or use another `grad`"
@@ -218,7 +218,3 @@ class WayBack:
         self.pair = self.steps[self.h].undo(now, following, self.value, self.beta)
         self.h -= 1
         self.value = None
-
-    def _is_start(self, x: Tensor) -> bool:
-        off, largest = (x - self.start).abs(), self.start.abs()
-        return not x.numel() or bool((off.amax() <= RETURN_TOLERANCE * largest.amax()) | ~off.amax().isfinite())

@@ -15,26 +15,11 @@ import torch
 from torch import Tensor
 
 from .checks import COUNT, check_no_transform
+from .iteration import Iteration
 from .loop import Callback, Loop
-from .report import JacobianEstimate, SolverResult
+from .report import SolverResult
 from .state import Map
 from .tracker import BatchSum, Tracker, by_row
-
-
-class Iteration(ABC):
-    """The state of one running solve: proposes iterates, and keeps what it needs of the past, per sequence."""
-
-    @abstractmethod
-    def advance(self, z: Tensor, fz: Tensor, g: Tensor) -> Tensor:
-        """The next iterate (b, N) after fz = f(z) and g = fz - z."""
-
-    @abstractmethod
-    def select(self, rows: Tensor) -> None:
-        """Goes on with these sequences only."""
-
-    def finish(self) -> JacobianEstimate | None:
-        """The estimate of the inverse Jacobian that the solve ended with, where the method makes one."""
-        return None
 
 
 @dataclass(frozen=True)
