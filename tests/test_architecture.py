@@ -15,7 +15,8 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "runs": {"system", "config", "data"},
     "evaluation": {"system", "modules", "data", "models", "config", "runs"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
-    "": {"system", "models", "training"},  # the scripts
+    "sharing": {"system", "models", "config", "runs", "evaluation"},
+    "": {"system", "config", "models", "training", "sharing"},  # the scripts
 }
 
 
