@@ -117,7 +117,7 @@ def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place):
         (stopped / name).write_bytes(whole.replace(weight, bytes(len(weight))))
         with pytest.raises(UserError, match="damaged"):
             read_tensors(stopped / name)
-    evaluated = f"--dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}"
+    evaluated = f"--dataset text {MODEL} {LENGTHS} --debug --eval --restart_dir {stopped}"
     assert call(f"--data {place}/corpus {evaluated}").status == 0
     refused = call(f"--data {place}/other {evaluated}")
     assert refused.status == 2

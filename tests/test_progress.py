@@ -108,7 +108,7 @@ def test_a_run_with_a_log_goes_on_without_a_screen(kind, place, tmp_path):
 
 
 @pytest.mark.parametrize("kind", SCREENS)
-@pytest.mark.parametrize("mode", ["--debug", "--eval --load {weights}"])
+@pytest.mark.parametrize("mode", ["--debug", "--debug --eval --load {weights}"])
 def test_a_run_without_a_log_ends_with_the_screen(kind, mode, place, weights_file, capsys):
     mode = mode.replace("{weights}", weights_file)
     command = f"--data {place}/corpus --dataset text --work_dir {place}/dark {MODEL} {LENGTHS} {COURSE} {mode}"
@@ -119,7 +119,7 @@ def test_a_run_without_a_log_ends_with_the_screen(kind, mode, place, weights_fil
 
 
 def test_a_lost_screen_leaves_no_traceback_at_the_end_of_the_process(place, weights_file):
-    command = f"{SCRIPT} --data {place}/corpus --dataset text {MODEL} {LENGTHS} --eval --load {weights_file}"
+    command = f"{SCRIPT} --data {place}/corpus --dataset text {MODEL} {LENGTHS} --debug --eval --load {weights_file}"
     with screen("full") as lost:
         done = subprocess.run(
             [sys.executable, *command.split()],

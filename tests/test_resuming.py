@@ -174,7 +174,7 @@ def test_evaluation_of_a_run_refuses_another_numbering_of_as_many_words(stopped,
         folder.mkdir()
         for split, text in written.items():
             (folder / f"{split}.txt").write_text(text)
-        outcome = call(f"--data {folder} --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}")
+        outcome = call(f"--data {folder} --dataset text {MODEL} {LENGTHS} --debug --eval --restart_dir {stopped}")
         assert outcome.status == status, outcome.err
         assert ("is not what the run" in outcome.err) == bool(status)
 

@@ -81,8 +81,8 @@ def test_published_layouts_through_eval(name, solver, tmp_path, monkeypatch):
     sizes = " ".join(f"--{key} {given[key]}" for key in SIZES)
     cutoffs = f"--adaptive --cutoffs {' '.join(map(str, given['cutoffs']))}" if given["cutoffs"] else ""
     outcome = call(
-        f"--data {tmp_path} --dataset text {sizes} {cutoffs} {'--wnorm' if given['wnorm'] else ''} --eval --load "
-        f"{GOLDEN}/model_{name}.pkl --solver {solver} --f_thres 60 --eval_tgt_len {given['tgt_len']} "
+        f"--data {tmp_path} --dataset text {sizes} {cutoffs} {'--wnorm' if given['wnorm'] else ''} --debug --eval "
+        f"--load {GOLDEN}/model_{name}.pkl --solver {solver} --f_thres 60 --eval_tgt_len {given['tgt_len']} "
         f"{'--anderson_ridge 1e-4' if solver == 'anderson' else ''}"
     )
     assert outcome.status == 0, outcome.err
@@ -106,7 +106,7 @@ def test_script_starts_from_any_folder(where, place, weights_file):
         "repository": ("train_transformer.py", ROOT / "DEQModel"),
         "elsewhere": (str(ROOT / "DEQModel" / "train_transformer.py"), place),
     }[where]
-    command = f"{script} --data {place}/corpus --dataset text {MODEL} {LENGTHS} --eval --load {weights_file}"
+    command = f"{script} --data {place}/corpus --dataset text {MODEL} {LENGTHS} --debug --eval --load {weights_file}"
     done = subprocess.run(
         [sys.executable, *command.split()], cwd=folder, capture_output=True, text=True, env=ONE_THREAD, check=False
     )
