@@ -21,10 +21,10 @@ import torch
 from config.flags import CommandLine
 from config.settings import Settings
 from data.batches import OrderedBatches
+from evaluation.trained_model import make_model
 from models.transformers.spec import SPEC
 from runs.experiment import Experiment
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint
-from training.preparation import make_model
 from training.trainer import ENTRIES, Trainer
 
 N_TOKEN = 267_735

@@ -12,8 +12,8 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "models": {"system", "modules", "utils"},
     "data": {"system"},
     "config": {"system", "modules", "utils", "models", "data"},
-    "runs": {"system", "config"},
-    "evaluation": {"system", "modules", "data", "models", "config"},
+    "runs": {"system", "config", "data"},
+    "evaluation": {"system", "modules", "data", "models", "config", "runs"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
     "generation": {"system", "modules", "data", "models", "config", "evaluation"},
     "": {"system", "models", "training"},  # the scripts

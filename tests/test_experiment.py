@@ -110,7 +110,7 @@ def test_settings_and_results_are_json(tmp_path):
     given = settings(tmp_path, cutoffs=(3, 5))
     with Experiment(given) as experiment:
         experiment.results({"test": {"perplexity": 3.0}})
-    stored = json.loads((experiment.folder / "settings.json").read_text())
+    stored = json.loads((experiment.folder / "settings.json").read_text())["settings"]
     assert stored.pop("cutoffs") == [3, 5]
     assert stored == {name: value for name, value in vars(given).items() if name != "cutoffs"}
     assert json.loads((experiment.folder / "results.json").read_text()) == {"test": {"perplexity": 3.0}}
@@ -164,7 +164,7 @@ def test_going_on_in_a_folder(folder, tmp_path):
     assert experiment.folder == folder
     assert list(folder.parent.iterdir()) == [folder]
     assert (folder / "log.txt").read_text() == "step 1\nstep 2\nstep 3 again\n"
-    assert json.loads((folder / "settings.json").read_text())["lr"] == 0.5
+    assert json.loads((folder / "settings.json").read_text())["settings"]["lr"] == 0.5
     assert points(folder) == [(1, 1.0), (2, 2.0), (3, 0.5)]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
 
-from training.preparation import make_model
+from evaluation.trained_model import make_model
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ ELSEWHERE = {
     "cuda",
     "attn_type",
     "sweep",
+    "config",
     "max_bad_steps",
     "save_interval",
 }

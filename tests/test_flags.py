@@ -6,7 +6,7 @@ import pickle
 import pytest
 from tiny_run import COMMAND
 
-from config import flags
+from config import parser
 from config.checks import notes
 from config.depth import evaluation_depth, training_depth, validation_depth
 from data.corpus import DATASETS
@@ -89,7 +89,7 @@ LISTED = [
 
 
 def expand(arguments: list[str]) -> list[str]:
-    return flags.expand(arguments, COMMAND.flags)
+    return parser.expand(arguments, COMMAND.flags)
 
 
 def listed_parser() -> argparse.ArgumentParser:

@@ -106,7 +106,7 @@ def test_a_run_goes_on_in_its_folder_with_its_settings(stopped):
     assert rest.folder == stopped
     assert "resumed at step 6, epoch 1" in rest.out
     assert "changed" not in rest.out
-    assert json.loads((stopped / "settings.json").read_text())["save_interval"] == 4
+    assert json.loads((stopped / "settings.json").read_text())["settings"]["save_interval"] == 4
 
 
 def test_a_finished_run_is_tested_again(stopped):

@@ -41,7 +41,7 @@ def test_it_is_trained_and_its_own_flags_are_checked(folders):
     assert re.search(r"step 8 .*forward [\d.]+ steps", log)
     assert "end of shallow stage" in log
     assert call(f"{base} --width 7", status=2) == "train_tanh.py: error: --width is 7: pass an even one\n"
-    assert "--gain GAIN" in call("--help")
+    assert "--gain X" in call("--help")
 
 
 def test_it_is_resumed(folders, place):

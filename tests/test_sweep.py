@@ -49,8 +49,12 @@ def run_with(run, weights_file, sweep: str, further: str = ""):
     return run(f"--eval --load {weights_file} {further}", "--sweep", sweep)
 
 
+def table(outcome) -> list[str]:
+    return [line for line in outcome.out.splitlines() if not line.startswith("note: ")]
+
+
 def test_table_has_a_row_for_every_point(swept):
-    header, *rows, last = swept.out.splitlines()
+    header, *rows, last = table(swept)
     assert header.split("  ")[0] == "f_thres"
     assert [row.split()[:2] for row in rows] == [["2", "0"], ["2", "12"], ["6", "0"], ["6", "12"]]
     assert len({len(line) for line in (header, *rows)}) == 1, "the columns are aligned"
@@ -67,7 +71,7 @@ def test_every_point_is_the_evaluation_with_its_settings(swept, run, weights_fil
     for split in ("valid", "test"):
         assert f"{split}: perplexity {point[split]['perplexity']:.3f} " in alone.out
         assert (point[split]["threshold"], point[split]["memory"]) == (changed["f_thres"], changed["mem_len"])
-    assert f"{point['test']['perplexity']:.2f}" in swept.out.splitlines()[1 + place_in_grid].split()
+    assert f"{point['test']['perplexity']:.2f}" in table(swept)[1 + place_in_grid].split()
 
 
 def test_length_of_segments_and_solver_can_be_swept(run, weights_file, place):

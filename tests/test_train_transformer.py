@@ -38,9 +38,11 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
         "checkpoint.pt",
         "log.txt",
         "model_state_dict.pkl",
+        "model_state_dict.settings.json",
         "probe",
         "results.json",
         "settings.json",
+        "vocabulary.txt",
     ]
     assert any("tfevents" in path.name for path in outcome.folder.iterdir())
     assert f"tensorboard --logdir {outcome.folder}" in outcome.out
@@ -56,7 +58,7 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
 
     evaluated = run(f"--eval --load {outcome.folder}/model_state_dict.pkl")
     assert evaluated.status == 0
-    assert evaluated.folder is None
+    assert evaluated.results["test"]["loss"] == pytest.approx(results["test"]["loss"], rel=1e-12)
     assert perplexities(evaluated.out) == perplexities(outcome.out)
     assert f"perplexity {results['test']['perplexity']:.3f}" in evaluated.out
 

@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def settings(self) -> dict:
-        return json.loads((self.folder / "settings.json").read_text())
+        return json.loads((self.folder / "settings.json").read_text())["settings"]
 
     @property
     def log(self) -> str:

@@ -1,14 +1,15 @@
 """What settings must satisfy before anything is loaded or built, in one place."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from config.settings import NO_NAME, Settings
+from config.parser import check_ranges
+from config.run_settings import NO_NAME
+from config.settings import Settings
 from system.errors import UserError
 from system.flag import Flag, flags_of
 
@@ -23,37 +24,13 @@ def check(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, 
     Raises:
         UserError: one line with the flag, its value and the remedy.
     """
-    for name, value in dataclasses.asdict(settings).items():
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and not isinstance(number, bool):
-                _check_range(flags[name], name, number)
-            if isinstance(number, str) and UNDECODABLE.search(number):
-                raise UserError(f"{flags[name].option(name)} is {number!r}: pass text in UTF-8")
+    values = dataclasses.asdict(settings)
+    check_ranges(values, flags)
+    for name, value in values.items():
+        if isinstance(value, str) and UNDECODABLE.search(value):
+            raise UserError(f"{flags[name].option(name)} is {value!r}: pass text in UTF-8")
     _check_run(settings)
     _check_needs(settings, flags, defaults)
-
-
-def _check_range(flag: Flag, name: str, value: float) -> None:
-    if value == flag.or_exactly:
-        return
-    fits = (
-        math.isfinite(value)
-        and (flag.least is None or value >= flag.least)
-        and (flag.above is None or value > flag.above)
-        and (flag.below is None or value < flag.below)
-    )
-    if not fits:
-        raise UserError(f"{flag.option(name)} is {value}: pass {_range_in_words(flag)}")
-
-
-def _range_in_words(flag: Flag) -> str:
-    parts = [
-        f"of at least {flag.least}" if flag.least is not None else "",
-        f"above {flag.above}" if flag.above is not None else "",
-        f"below {flag.below}" if flag.below is not None else "",
-    ]
-    words = "a finite number " + " and ".join(part for part in parts if part)
-    return words.strip() + (f", or {flag.or_exactly}" if flag.or_exactly is not None else "")
 
 
 def _check_run(settings: Settings) -> None:
@@ -69,8 +46,8 @@ def _check_run(settings: Settings) -> None:
         )
     if settings.cuda and not torch.cuda.is_available():
         raise UserError(
-            "--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU, or install a driver and a "
-            "CUDA build of PyTorch"
+            "--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU, or pass --no-cuda where a run's "
+            "settings have it, or install a driver and a CUDA build of PyTorch"
         )
     _check_weights_source(settings)
     if not settings.eval and settings.start_train_steps >= settings.max_step:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from config.settings import NO_NAME, Settings
+from config.run_settings import NO_NAME
+from config.settings import Settings
 from system.errors import UserError
 from system.flag import OF_THE_CALL, Flag, flags_of
 
@@ -59,6 +60,7 @@ def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
         UserError: settings that a run cannot change, all of them in one line.
     """
     flags = flags_of(now)
+    before = _with_absolute_places(before, flags)
     changed = {
         flag.option(name): (before[name], getattr(now, name), flag.fixed)
         for name, flag in flags.items()
@@ -77,3 +79,31 @@ def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
     if name != NO_NAME and folder != name and not folder.startswith(f"{name}-"):
         messages.append(f"warning: the checkpoint in {now.restart_dir} is of a run that was named {name}")
     return messages
+
+
+def overrides(before: Mapping[str, Any], now: Settings, source: str) -> list[str]:
+    """A line on each setting of a trained model that a call changes.
+
+    Args:
+        before: the model's settings, or its run's.
+        now: those of the call.
+        source: where the model's come from, for the message.
+
+    Raises:
+        UserError: settings that its weights were made for, all of them in one line.
+    """
+    flags, before = flags_of(now), _with_absolute_places(before, flags_of(now))
+    changed = [name for name, value in before.items() if getattr(now, name) != value]
+    refused = [name for name in changed if flags[name].is_of_weights]
+    if refused:
+        faults = (f"{flags[name].option(name)} is {getattr(now, name)}, not {before[name]}" for name in refused)
+        raise UserError(f"{'; '.join(faults)}, with which the weights were trained ({source}): leave these flags out")
+    return [f"changed: {flags[name].option(name)} is {getattr(now, name)}, was {before[name]}" for name in changed]
+
+
+def _with_absolute_places(settings: Mapping[str, Any], flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """The same, those that stay with a run as they are stored since paths are absolute."""
+    return {
+        name: os.path.abspath(value) if flags[name].is_place and flags[name].fixed != OF_THE_CALL else value
+        for name, value in settings.items()
+    }

@@ -1,7 +1,14 @@
 """Word types, their ids, and the rule by which a dataset's types are found and numbered."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from system.atomic_file import write_atomically
+from system.errors import UserError
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -51,3 +58,40 @@ class Vocab:
         if number is None:
             raise KeyError(word)
         return number
+
+    @cached_property
+    def identity(self) -> str:
+        """The same for two vocabularies that give every word the same id, and else another."""
+        return identity_of("\n".join(self.words).encode())
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the words, one a line, in the order of their ids.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        text = "".join(f"{word}\n" for word in self.words).encode()
+        write_atomically(path, lambda file: file.write(text))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Vocab":
+        """The vocabulary in a file of words, one a line.
+
+        Raises:
+            UserError: it cannot be read, or is no vocabulary.
+        """
+        remedy = "pass the vocabulary.txt of the run that trained the model"
+        try:
+            words = Path(path).read_bytes().decode().removesuffix("\n").split("\n")
+        except OSError as error:
+            raise UserError(f"cannot read {path} ({error.strerror}): {remedy}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text in UTF-8: {remedy}") from error
+        if words[0] != EOS or len(set(words)) < len(words) or any(word.split() != [word] for word in words):
+            raise UserError(f"{path} is no vocabulary, which has {EOS} first and every word once, one a line: {remedy}")
+        return cls(words)
+
+
+def identity_of(words: bytes) -> str:
+    """`Vocab.identity`, of the words in UTF-8 with line ends between them."""
+    return hashlib.sha256(words).hexdigest()[:16]

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from config.settings import Settings
+from data.vocabulary import Vocab
 from runs.log_file import LogFile
 from runs.run_folder import make_run_folder
 from system.atomic_file import write_atomically
@@ -21,6 +22,7 @@ SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "results.json"
 SWEEP_FILE = "sweep.json"
 WEIGHTS_FILE = "model_state_dict.pkl"
+VOCABULARY_FILE = "vocabulary.txt"
 
 
 class Experiment:
@@ -31,6 +33,7 @@ class Experiment:
 
     Args:
         settings: of the run; with `debug` nothing is written to disk, and `folder` is None.
+        about: what stands beside them in their file: what the run was made with.
         folder: of a run to go on in; None makes a new one.
         log_end: bytes of that run's log that stay, None for all.
         before_cut: called when the folder is this process's alone, before anything in it is changed.
@@ -45,6 +48,7 @@ class Experiment:
         self,
         settings: Settings,
         *,
+        about: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         log_end: int | None = None,
         before_cut: Callable[[], object] = lambda: None,
@@ -57,14 +61,16 @@ class Experiment:
         self._failing: set[Path] = set()  # what could not be written when it was last tried
         if silent or settings.debug:
             return
+        self.folder = make_run_folder(settings) if folder is None else Path(folder)
+        self._log = _open_log(self.folder / LOG_FILE, log_end, before_cut)
+        options = dataclasses.asdict(settings)
+        self._write_json(SETTINGS_FILE, {**(about or {}), "settings": options})
+        if settings.eval:
+            return
         # Imported here: it takes a second or two, which --help, --eval and --debug need not wait for.
         from runs.curves import Curves
 
-        self.folder = make_run_folder(settings) if folder is None else Path(folder)
-        self._log = _open_log(self.folder / LOG_FILE, log_end, before_cut)
         self._curves = Curves(self.folder, purge_step=None if folder is None else step + 1)
-        options = dataclasses.asdict(settings)
-        self._write_json(SETTINGS_FILE, options)
         table = "\n".join(f"| {name} | {value} |" for name, value in options.items())
         with self._forgiving(self._curves.path, "its curves lose these points"):
             self._curves.text("settings", f"| setting | value |\n|---|---|\n{table}", step)
@@ -82,7 +88,8 @@ class Experiment:
         with suppress(OSError):  # the user has been told
             self._log.flush()
         self._log.close()
-        self._curves.close()
+        if self._curves is not None:
+            self._curves.close()
 
     @property
     def log_end(self) -> int:
@@ -126,6 +133,12 @@ class Experiment:
         """Write results, for programs to read."""
         if self.folder is not None:
             self._write_json(name, results)
+
+    def vocabulary(self, vocab: Vocab) -> None:
+        """Write the words of the run's corpus, which its weights are useless without."""
+        if self.folder is not None:
+            with self._forgiving(self.folder / VOCABULARY_FILE, "the run goes on without it"):
+                vocab.write(self.folder / VOCABULARY_FILE)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_valid_json(content), indent=2, allow_nan=False) + "\n"

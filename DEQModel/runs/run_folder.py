@@ -4,7 +4,8 @@ import time
 from itertools import count
 from pathlib import Path
 
-from config.settings import NO_NAME, Settings
+from config.run_settings import NO_NAME
+from config.settings import Settings
 from system.errors import UserError
 
 

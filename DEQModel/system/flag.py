@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-OF_THE_CALL = "call"  # in place of a reason in `Flag.fixed`: of a call, not of the run; never taken from before
-
-
-AT_THE_BEGINNING = "it had its effect when the run began"  # another reason, which several settings share
+# Reasons in `Flag.fixed` that several settings share.
+OF_THE_CALL = "call"  # of a call, not of the run; never taken from before
+AT_THE_BEGINNING = "it had its effect when the run began"
+ITS_SHAPE, TRAINED_WITH = "the weights have its shape", "the weights were trained with it"
 
 
 class SolverOption(NamedTuple):
@@ -66,7 +66,9 @@ class Flag:
         is_place: names a file or folder, which may lie elsewhere on another machine.
         is_width: the larger, the more memory a model needs.
         sweeps: a finished model may be evaluated with other values of it.
+        scored: what a trained model scores depends on it, though it is neither part of the weights nor sweeps.
         solver_option: which one it is, where it is one.
+        positional: its name in the help, where it is no flag but an argument.
     """
 
     help: str
@@ -85,11 +87,23 @@ class Flag:
     is_place: bool = False
     is_width: bool = False
     sweeps: bool = False
+    scored: bool = False
     solver_option: SolverOption | None = None
+    positional: str | None = None
+
+    @property
+    def is_of_weights(self) -> bool:
+        """Whether a model's weights were made for its value."""
+        return self.fixed in (ITS_SHAPE, TRAINED_WITH)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether what a trained model scores depends on it."""
+        return self.scored or self.sweeps or self.is_of_weights
 
     def option(self, name: str) -> str:
         """The flag as it is typed."""
-        return self.spelling or f"--{name}"
+        return self.positional or self.spelling or f"--{name}"
 
 
 def flag(default: Any, help: str, **details: Any) -> Any:

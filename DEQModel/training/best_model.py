@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from evaluation.report import EvaluationReport
 from runs.experiment import WEIGHTS_FILE, Experiment
+from runs.saved_model import ModelDescription
 from system.distributed import World
 from system.errors import UserError
 from system.state_dicts import load_into, load_state_dict, save_state_dict
 from system.tensor_files import archive_signature, check_archive
+
+Describe = Callable[[int | None], ModelDescription]  # of a model of n applications, None for an equilibrium
 
 
 class BestModel:
@@ -26,12 +29,13 @@ class BestModel:
         experiment: the run's record.
         world: the processes; the first one writes.
         max_step: number of the step at which training ends.
+        describe: what stands beside the weights; None for nothing.
     """
 
     ENTRIES = ("best", "best_file")
 
-    def __init__(self, experiment: Experiment, world: World, max_step: int):
-        self.experiment, self.world, self.max_step = experiment, world, max_step
+    def __init__(self, experiment: Experiment, world: World, max_step: int, describe: Describe | None = None):
+        self.experiment, self.world, self.max_step, self.describe = experiment, world, max_step, describe
         self.report: EvaluationReport | None = None
         self.latest: EvaluationReport | None = None  # of whatever model
         self.signature: str | None = None  # of the file, once it holds these weights
@@ -54,6 +58,8 @@ class BestModel:
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                if self.describe is not None:
+                    self.describe(self.report.shallow).write(folder / WEIGHTS_FILE)
                 save_state_dict(state, folder / WEIGHTS_FILE)
                 self.signature = archive_signature(folder / WEIGHTS_FILE)
                 return

@@ -1,15 +1,22 @@
 """What a training run says about itself, beside its figures."""
 
+import dataclasses
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from config.flags import CommandLine
+from config.parser import OFF
+from config.settings import Settings
 from runs.experiment import Experiment
 from system.distributed import World
 from training.checkpoint import CHECKPOINT_FILE
 from training.trainer import Trainer
 
+WIDTH = 110  # columns of a line
 NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
 
 
@@ -21,6 +28,24 @@ def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping
         f"{n_words:,} words, {n_tokens:,} tokens for training, {size:,} parameters, on "
         f"{trainer.device}{number_of_processes(trainer.world)}\nfor comparison, a unigram model scores {scores}"
     )
+
+
+def model_in_words(command: CommandLine, settings: Settings) -> str:
+    """The settings of a model that a score depends on, as flags; those of its solves are in the reports."""
+    own = [field.name for field in dataclasses.fields(command.spec.flags)]
+    names = [name for name in ("dataset", *own) if command.flags[name].is_scored]
+    names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != command.defaults[name]]
+    given = " ".join(_as_flag(command.flag_names[name], getattr(settings, name)) for name in names)
+    lines = textwrap.wrap(
+        f"model: {command.spec.name} {given}", WIDTH, subsequent_indent="    ", break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+def _as_flag(flag: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag if value else f"{OFF}{flag[2:]}"
+    return f"{flag} {' '.join(map(str, value)) or 'none' if isinstance(value, tuple) else value}"
 
 
 def number_of_processes(world: World) -> str:

@@ -1,24 +1,17 @@
 """What a run needs before its first update: its corpus checked, its model built, its text cut into batches."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from config.flags import CommandLine
 from config.settings import Settings
-from config.words import mistakes_in_flags
 from data.batches import OrderedBatches, VariableLengthBatches
 from data.corpus import Corpus
 from evaluation.evaluation import EVAL_ROWS
-from models.protocol import LanguageModel
-from runs.experiment import WEIGHTS_FILE
 from system.distributed import World
 from system.errors import UserError
-from system.out_of_memory import enough_memory
-from system.state_dicts import load_into, load_state_dict
 from training.checkpoint import Checkpoint, corpus_of
 
 HELD_OUT = ("valid", "test")
@@ -41,44 +34,6 @@ def check_corpus(settings: Settings, checkpoint: Checkpoint | None, corpus: Corp
             f"--data {settings.data} with --dataset {settings.dataset} is not what the run in {settings.restart_dir} "
             "was trained on: its words or its training text are others; pass the same texts, or start a new run"
         )
-
-
-def make_model(command: CommandLine, settings: Settings, n_token: int, device: torch.device) -> LanguageModel:
-    """A model initialised from the seed, or with the weights of a file where the settings name one.
-
-    Raises:
-        UserError: the settings make no model; the file cannot be used or does not match them.
-    """
-    spec = command.spec
-    with mistakes_in_flags(command.flag_names):
-        config = spec.configure(settings, n_token)
-    widths = [name for name, flag in command.flags.items() if flag.is_width]
-    sizes = ", ".join(f"{command.flag_names[name]} {getattr(settings, name)}" for name in widths)
-    with enough_memory(f"{sizes}: a model of this size", "lower them"):
-        torch.manual_seed(settings.seed)
-        model = spec.build(config)
-        spec.initialise(model, settings)
-        model.to(device)
-    of_run = settings.eval and settings.restart_dir
-    path = Path(settings.restart_dir, WEIGHTS_FILE) if of_run else settings.load
-    if path:
-        with enough_memory(f"{path}", "make room, or use a machine with more of it"):
-            load_weights(command, model, path)
-    return model
-
-
-def load_weights(command: CommandLine, model: LanguageModel, path: str | os.PathLike) -> None:
-    """Give a model the weights of a file, of any generation.
-
-    Raises:
-        UserError: it cannot be read, or does not match the settings.
-    """
-    weights = command.spec.weights
-    with mistakes_in_flags(command.flag_names, where=f"{path}: "):
-        state = weights.modern(load_state_dict(path))
-        weights.check(state, model.config)
-    with mistakes_in_flags(command.flag_names):
-        load_into(model, state, path)
 
 
 def text_file(settings: Settings, split: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from config.checks import notes
 from config.depth import equilibrium, evaluation_depth
 from config.flags import CommandLine
-from config.inheritance import changes, completed, inherited, without_places
+from config.inheritance import without_places
 from config.settings import Settings
 from config.sweep_grid import grid
 from config.words import mistakes_in_flags
@@ -24,22 +24,24 @@ from data.corpus import Corpus
 from evaluation.evaluation import evaluate
 from evaluation.report import EvaluationReport
 from evaluation.sweep import sweep
+from evaluation.trained_model import make_model
 from evaluation.unigram import unigram_perplexity
 from models.protocol import LanguageModel, ModelSpec
 from modules.depth import Applications
+from runs.environment import environment
 from runs.experiment import SWEEP_FILE, Experiment
+from runs.saved_model import ModelDescription
 from system.distributed import World
 from system.errors import UserError
 from system.launch import launch
 from system.peak_memory import peak_memory
-from system.progress import say
 from system.script import with_status
 from system.signals import Stopped
-from training.checkpoint import Checkpoint
-from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, number_of_processes, where
-from training.preparation import HELD_OUT, check_corpus, held_out_batches, make_model, training_batches
+from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, model_in_words, number_of_processes, where
+from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
 from training.results import RunResults
-from training.trainer import ENTRIES, Trainer
+from training.settled import Settled, settled
+from training.trainer import Trainer
 
 
 def program(name: str, spec: ModelSpec) -> Callable[..., int]:
@@ -67,28 +69,17 @@ def main(command: CommandLine, argv: Sequence[str] | None = None) -> int:
 
 def run(command: CommandLine, argv: Sequence[str]) -> int:
     """Settle the settings; then go to work here, or in a process for each of several GPUs."""
-    settings, checkpoint, remarks = _settled(command, argv)
+    call = settled(command, argv)
+    settings = call.settings
     n_gpus = torch.cuda.device_count()
     if settings.multi_gpu and settings.cuda and n_gpus > 1 and "WORLD_SIZE" not in os.environ:
         Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once
         return launch(partial(main, command), argv, n_gpus)
     world = World.join(cuda=settings.cuda)
-    Work.prepared(command, settings, checkpoint, [*remarks, *notes(settings, n_gpus, world.size)], world).do()
+    call = dataclasses.replace(call, remarks=[*call.remarks, *notes(settings, n_gpus, world.size)])
+    Work.prepared(command, call, world).do()
     world.leave()  # not after an error: it would wait for the others
     return 0
-
-
-def _settled(command: CommandLine, argv: Sequence[str]) -> tuple[Settings, Checkpoint | None, list[str]]:
-    """The settings of a command line, completed by those of the run that goes on; its checkpoint; remarks on both."""
-    given = command.given(argv)
-    if not (given.get("restart") and given.get("restart_dir")) or given.get("eval"):
-        return command.resolved(given), None, []
-    folder = given["restart_dir"]
-    checkpoint, remarks = Checkpoint.newest(folder, ENTRIES)
-    before, defaulted = completed(checkpoint.settings, command.flags, command.defaults, folder)
-    settings = command.resolved(given, inherited(before, command.flags))
-    remarks = [*remarks, *defaulted, *changes(before, settings, checkpoint.step)]
-    return settings, dataclasses.replace(checkpoint, settings=before), remarks
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,7 @@ class Work:
 
     Attributes:
         command: the program's command line.
-        settings: of the run.
-        checkpoint: of the run that goes on, None for a new one.
-        remarks: on the settings.
+        call: its settings, and the run or the model that they are about.
         world: the processes that do it together.
         device: of this one.
         corpus: that the settings name.
@@ -107,37 +96,37 @@ class Work:
     """
 
     command: CommandLine
-    settings: Settings
-    checkpoint: Checkpoint | None
-    remarks: Sequence[str]
+    call: Settled
     world: World
     device: torch.device
     corpus: Corpus
     model: LanguageModel
 
+    @property
+    def settings(self) -> Settings:
+        """Of the call."""
+        return self.call.settings
+
     @classmethod
-    def prepared(
-        cls,
-        command: CommandLine,
-        settings: Settings,
-        checkpoint: Checkpoint | None,
-        remarks: Sequence[str],
-        world: World,
-    ) -> Work:
+    def prepared(cls, command: CommandLine, call: Settled, world: World) -> Work:
         """Load the corpus and build the model.
 
         Raises:
             UserError: the corpus cannot be read or is another than the run's; the processes differ; the settings make
                 no model; its file cannot be used.
         """
+        settings, checkpoint = call.settings, call.checkpoint
         device = world.device(settings.cuda)
         corpus = Corpus.load(settings.data, settings.dataset)
         check_corpus(settings, checkpoint, corpus)
+        if call.description:
+            source = f"--data {settings.data} with --dataset {settings.dataset}"
+            call.description.see_that_it_is_of(corpus.vocab, call.weights, source)
         file = checkpoint.signature if checkpoint else None
         step = checkpoint.step if checkpoint else 0
         world.see_agreement({**without_places(settings), "corpus": corpus.checksum, "step": step, "checkpoint": file})
-        model = make_model(command, settings, len(corpus.vocab), device)
-        return cls(command, settings, checkpoint, remarks, world, device, corpus, model)
+        model = make_model(command, settings, len(corpus.vocab), device, call.weights)
+        return cls(command, call, world, device, corpus, model)
 
     def do(self) -> None:
         """Do what the settings ask for."""
@@ -149,13 +138,17 @@ class Work:
             self.train()
 
     def evaluate(self) -> None:
-        """Tell the perplexities on valid and test."""
-        report = say if self.world.is_first else lambda text: None
-        for remark in self.remarks:
-            report(remark)
-        depth = evaluation_depth(self.settings)
-        for split, segments in self._held_out(self.settings).items():
-            report(str(evaluate(self.model, segments, split, self.settings, depth, world=self.world)))
+        """Tell the perplexities on valid and test, and write them into a folder of their own."""
+        settings, depth, reports = self.settings, evaluation_depth(self.settings), {}
+        with self._experiment() as experiment:
+            experiment.log("\n".join([*self.call.remarks, model_in_words(self.command, settings)]))
+            for split, segments in self._held_out(settings).items():
+                reports[split] = evaluate(self.model, segments, split, settings, depth, world=self.world)
+                experiment.log(str(reports[split]))
+            content = {split: report.as_dict() for split, report in reports.items()}
+            experiment.results({"weights": str(self.call.weights), **content})
+            if experiment.folder:
+                experiment.log(f"run folder: {experiment.folder}")
 
     def sweep(self) -> None:
         """Evaluate the grid of --sweep; its table goes to the screen, the log and, whole, to a file of a run folder."""
@@ -169,8 +162,8 @@ class Work:
             for point in points:
                 configured(dataclasses.replace(settings, **point))
         done = []
-        with Experiment(settings, silent=not self.world.is_first) as experiment:
-            for remark in self.remarks:
+        with self._experiment() as experiment:
+            for remark in self.call.remarks:
                 experiment.log(remark)
             for point in sweep(configured, points, settings, self._held_out, experiment.log, world=self.world):
                 done.append(point.as_dict())
@@ -179,15 +172,23 @@ class Work:
 
     def train(self) -> None:
         """Train the model, test the best of it, and write down both, after the remarks on the settings."""
-        settings, world, checkpoint = self.settings, self.world, self.checkpoint
+        settings, world, checkpoint = self.settings, self.world, self.call.checkpoint
         if world.size > 1:
             torch.manual_seed(settings.seed + world.rank)  # each process has its own dropout
         batches = training_batches(settings, self.corpus, self.device, world)
         held_out = self._held_out(settings)
-        with open_experiment(settings, checkpoint, world) as experiment:
-            experiment.log("\n".join([*self.remarks, where(experiment)]))
+        with self._experiment() as experiment:
+            experiment.vocabulary(self.corpus.vocab)
+            experiment.log("\n".join([*self.call.remarks, where(experiment)]))
             trainer = Trainer(
-                self.model, settings, batches, held_out["valid"], experiment, world=world, corpus=self.corpus.checksum
+                self.model,
+                settings,
+                batches,
+                held_out["valid"],
+                experiment,
+                world=world,
+                corpus=self.corpus.checksum,
+                describe=partial(ModelDescription.of, self.command.spec.name, settings, self.corpus.vocab),
             )
             unigram = self._unigram() if world.is_first else {}
             if checkpoint:
@@ -205,7 +206,7 @@ class Work:
                 raise
             valid = trainer.restore_best()
             test = self._tested(held_out["test"], valid)
-            experiment.log(f"the best model on valid\n{valid}\n{test}")
+            experiment.log(f"the best model on valid\n{model_in_words(self.command, settings)}\n{valid}\n{test}")
             experiment.scalars(test.scalars(), trainer.progress.step)
             results = RunResults(
                 unigram,
@@ -234,17 +235,20 @@ class Work:
     def _held_out(self, settings: Settings) -> dict[str, OrderedBatches]:
         return held_out_batches(settings, self.corpus, self.device)
 
-
-def open_experiment(settings: Settings, checkpoint: Checkpoint | None, world: World) -> Experiment:
-    """A new run's record, or that of the run which goes on."""
-    silent = not world.is_first
-    if checkpoint is None:
-        return Experiment(settings, silent=silent)
-    return Experiment(
-        settings,
-        folder=Path(settings.restart_dir),
-        log_end=checkpoint.log_end,
-        before_cut=checkpoint.see_that_it_is_still_there,
-        step=checkpoint.step,
-        silent=silent,
-    )
+    def _experiment(self) -> Experiment:
+        """A new record, or that of the run which goes on."""
+        settings, checkpoint = self.settings, self.call.checkpoint
+        silent = not self.world.is_first
+        made_with = {} if silent else environment(self.device, self.world.size)
+        about = {"model": self.command.spec.name, "environment": made_with}
+        if checkpoint is None:
+            return Experiment(settings, about=about, silent=silent)
+        return Experiment(
+            settings,
+            about=about,
+            folder=Path(settings.restart_dir),
+            log_end=checkpoint.log_end,
+            before_cut=checkpoint.see_that_it_is_still_there,
+            step=checkpoint.step,
+            silent=silent,
+        )

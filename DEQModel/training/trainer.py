@@ -22,7 +22,7 @@ from system.errors import UserError
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
-from training.best_model import BestModel
+from training.best_model import BestModel, Describe
 from training.checkpoint import Checkpoint, Part, write_checkpoint
 from training.jacobian_penalty import JacobianPenalty
 from training.learning_rate import LearningRate
@@ -51,6 +51,7 @@ class Trainer:
         experiment: where messages and curves go, and in whose folder checkpoints and the best model are kept.
         world: the processes that train together.
         corpus: identity of the vocabulary and the training text, for the checkpoints.
+        describe: what stands beside the weights of the best model; None for nothing.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         *,
         world: World | None = None,
         corpus: str = "",
+        describe: Describe | None = None,
     ):
         self.model, self.settings, self.experiment, self.corpus = model, settings, experiment, corpus
         self.world = world or World()
@@ -87,7 +89,7 @@ class Trainer:
         rows = self.world.rows(settings.batch_size, settings.gpu0_bsz)
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
-        self.best = BestModel(experiment, self.world, settings.max_step)
+        self.best = BestModel(experiment, self.world, settings.max_step, describe)
         self.random = RandomStates(settings.seed, self.device, self.world)
         self.signals = Signals()
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.transformers.initialisation import INITIALISERS
-from system.flag import AT_THE_BEGINNING, Need, Note, flag
+from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, Need, Note, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
-ITS_SHAPE, TRAINED_WITH = "the weights have its shape", "the weights were trained with it"
+WIDEST = 1e6  # of an initialiser; what is far above overflows in float32 as soon as it is multiplied
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,23 @@ class DEQTransformerFlags:
     )
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
-    same_length: bool = flag(False, "every token attends over the same number of keys")
+    same_length: bool = flag(False, "every token attends over the same number of keys", scored=True)
     attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
 
     init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
     emb_init: str = flag("normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
-    init_range: float = flag(0.05, "half-width of the weights' uniform initialiser", least=0, fixed=AT_THE_BEGINNING)
-    emb_init_range: float = flag(
-        0.01, "half-width of the embeddings' uniform initialiser", least=0, fixed=AT_THE_BEGINNING
+    init_range: float = flag(
+        0.05, "half-width of the weights' uniform initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
     )
-    init_std: float = flag(0.01, "standard deviation of the normal initialiser", least=0, fixed=AT_THE_BEGINNING)
-    proj_init_std: float = flag(0.01, "standard deviation of the projections", least=0, fixed=AT_THE_BEGINNING)
+    emb_init_range: float = flag(
+        0.01, "half-width of the embeddings' uniform initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
+    )
+    init_std: float = flag(
+        0.01, "standard deviation of the normal initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
+    )
+    proj_init_std: float = flag(
+        0.01, "standard deviation of the projections", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Settings from a file: a run's settings.json, or a TOML file."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from system.errors import UserError
+from system.flag import OF_THE_CALL, Flag
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST = 1 << 20  # bytes; what is larger is some other file
+REMEDY = "pass a run's settings.json, or a TOML file with lines such as d_model = 256"
+
+
+def settings_of_file(path: str, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a file names, as if they had been given as flags, but unchecked.
+
+    Of a run's settings.json these are all of the run, but what a call alone was asked for, as --eval.
+
+    Args:
+        path: a file that ends with .json or .toml.
+        flags, defaults: of the program.
+
+    Raises:
+        UserError: it cannot be read, or names settings that do not exist or values of another type.
+    """
+    content = typed_settings(read_settings(path), path, flags, defaults)
+    return {key: value for key, value in content.items() if key != "config" and _is_of_run(path, flags[key])}
+
+
+def _is_of_run(path: str, flag: Flag) -> bool:
+    return flag.fixed != OF_THE_CALL or path.endswith(".toml")
+
+
+def typed_settings(
+    content: Mapping[str, Any], path: str, flags: Mapping[str, Flag], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings under the names and with the types that a program knows; those that are None are left out.
+
+    Args:
+        content: name, or flag without hyphens in front, -> value.
+        path: where they come from, for messages.
+        flags, defaults: of the program.
+
+    Raises:
+        UserError: settings that do not exist, or values of another type.
+    """
+    by_flag = {flag.option(name)[2:]: name for name, flag in flags.items()}
+    named = {by_flag.get(key, key): value for key, value in content.items() if value is not None}
+    unknown = sorted(named.keys() - flags.keys())
+    if unknown:
+        raise UserError(f"{path}: there is no setting {', '.join(unknown)}: names are those of the flags")
+    return {key: _typed(path, key, value, flags[key], defaults[key]) for key, value in named.items()}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a JSON or TOML file holds; those of a run's settings.json without what stands beside them.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        if Path(path).stat().st_size > LARGEST:
+            raise UserError(f"{path} is too large for settings: {REMEDY}")
+        text = Path(path).read_bytes().decode()
+        content = tomllib.loads(text) if str(path).endswith(".toml") else json.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): {REMEDY}") from error
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be understood ({reason}): {REMEDY}") from error
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        content = content["settings"]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings: {REMEDY}")
+    return content
+
+
+def _typed(path: str, name: str, value: Any, flag: Flag, default: Any) -> Any:
+    kind = flag.kind or type(default)
+    values = value if flag.several and isinstance(value, list) else [value]
+    if flag.several:
+        return tuple(_one(path, name, entry, kind, flag, default) for entry in values)
+    return _one(path, name, value, kind, flag, default)
+
+
+def _one(path: str, name: str, value: Any, kind: type, flag: Flag, default: Any) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{path}: {name} is {value!r}: write a value of type {kind.__name__}")
+    if flag.choices and value not in flag.choices:
+        raise UserError(f"{path}: {name} is {value!r}: choose from {', '.join(flag.choices)}")
+    if kind is str and not value.strip() and default != value:
+        raise UserError(f"{path}: {name} is empty: write a value, or leave it out")
+    return value

@@ -1,0 +1,8 @@
+"""The models that trained files may be of, by name."""
+
+from collections.abc import Mapping
+
+from models.protocol import ModelSpec
+from models.transformers.spec import SPEC as DEQ_TRANSFORMER
+
+MODELS: Mapping[str, ModelSpec] = {spec.name: spec for spec in (DEQ_TRANSFORMER,)}

@@ -1,0 +1,153 @@
+"""What the weights in a file do not show of their model, in a file beside it: model_state_dict.settings.json."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from config.file import settings_of_file, typed_settings
+from config.run_settings import IN_ITS_FOLDER
+from config.settings import Settings
+from data.vocabulary import Vocab
+from runs.experiment import RESULTS_FILE, SETTINGS_FILE, WEIGHTS_FILE
+from system.atomic_file import write_atomically
+from system.errors import UserError
+from system.flag import Flag, flags_of
+
+FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The settings that what a model scores depends on, and its vocabulary.
+
+    Attributes:
+        model: its kind, a key of `models.registry.MODELS`.
+        settings: name -> value of those whose flags are scored.
+        n_words: V.
+        vocabulary: identity of it.
+    """
+
+    model: str
+    settings: Mapping[str, Any]
+    n_words: int
+    vocabulary: str
+
+    @classmethod
+    def of(cls, model: str, settings: Settings, vocab: Vocab, shallow: int | None) -> "ModelDescription":
+        """Of a model that has been trained.
+
+        Args:
+            model: its kind.
+            settings: of its run.
+            vocab: of its corpus.
+            shallow: applications of the cell that it was trained for; None for the equilibrium.
+        """
+        own = {name: getattr(settings, name) for name, flag in flags_of(settings).items() if flag.is_scored}
+        return cls(model, {**own, **_depth(shallow, settings.pretrain_steps)}, len(vocab), vocab.identity)
+
+    def write(self, weights: str | os.PathLike) -> None:
+        """Write it beside the weights.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+        write_atomically(beside(weights), lambda file: file.write(text.encode()))
+
+    @classmethod
+    def beside(cls, weights: str | os.PathLike) -> "ModelDescription | None":
+        """What stands beside the weights; None where nothing does.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        path = beside(weights)
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_bytes())
+            found = cls(content["model"], content["settings"], content["n_words"], content["vocabulary"])
+            if content["format"] != FORMAT or not isinstance(found.settings, dict):
+                raise ValueError(f"format {content['format']}")
+        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise UserError(
+                f"{path} is no description of the model beside it ({error}): copy both files again, or remove this one "
+                "and pass the model's settings as flags"
+            ) from error
+        return found
+
+    def see_that_it_is_of(self, vocab: Vocab, weights: str | os.PathLike, source: str) -> None:
+        """Compare a vocabulary with the model's.
+
+        Args:
+            vocab: the vocabulary.
+            weights: the model's file, for the message.
+            source: where the vocabulary comes from, likewise.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if vocab.identity != self.vocabulary:
+            raise UserError(
+                f"{source} has other words ({len(vocab)}) than the model in {weights} was trained with "
+                f"({self.n_words}): pass the texts or the vocabulary that it was trained with"
+            )
+
+
+def beside(weights: str | os.PathLike) -> Path:
+    """The file that describes the model of a file of weights."""
+    return Path(weights).with_suffix(".settings.json")
+
+
+def _depth(shallow: int | None, pretrain_steps: int) -> dict[str, int]:
+    """The settings with which --eval goes as deep as a model was trained for."""
+    if shallow is None:
+        return {"pretrain_steps": 0, "start_train_steps": 0}
+    return {"pretrain_steps": max(pretrain_steps, 1), "start_train_steps": 0, "eval_n_layer": shallow}
+
+
+def settings_of_run(
+    folder: str | os.PathLike, flags: Mapping[str, Flag], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings with which the model in a run's folder is evaluated.
+
+    They are the run's, at the depth that the model was trained for, and without those of its place.
+
+    Args:
+        folder: of the run.
+        flags, defaults: of the program.
+
+    Raises:
+        UserError: what they are in cannot be read, or this program does not know them.
+    """
+    path = Path(folder, SETTINGS_FILE)
+    found = settings_of_file(str(path), flags, defaults) if path.exists() else {}
+    found = {name: value for name, value in found.items() if flags[name].fixed != IN_ITS_FOLDER}
+    if description := ModelDescription.beside(Path(folder, WEIGHTS_FILE)):
+        return {**found, **settings_of_description(description, folder, flags, defaults)}
+    if not found:
+        return {}
+    return {**found, **_depth(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}
+
+
+def settings_of_description(
+    description: ModelDescription, place: str | os.PathLike, flags: Mapping[str, Flag], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a description, as this program takes them.
+
+    Raises:
+        UserError: it does not know them.
+    """
+    return typed_settings(description.settings, str(place), flags, defaults)
+
+
+def _shallow_of_older_run(folder: Path, settings: Mapping[str, Any]) -> int | None:
+    """How deep the model of a run goes that wrote no description: by its results, else by its stages."""
+    try:
+        return json.loads((folder / RESULTS_FILE).read_bytes())["valid"]["shallow"]
+    except (OSError, ValueError, TypeError, LookupError):
+        whole_run = settings.get("pretrain_steps", 0) >= settings.get("max_step", 1)
+        return settings.get("n_layer") if whole_run else None
