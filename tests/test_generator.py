@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_another_model_with_a_memory_of_one_tensor(monkeypatch):
     torch.manual_seed(0)
     model = TanhLM(TanhConfig(n_token=20, width=8, gain=3.0)).eval()
     trained = trained_model()
-    trained = TrainedModel(model, trained.vocab, trained.rule, trained.settings, trained.device)
+    trained = replace(trained, model=model)
     three = samples_of(trained, Sampling(), length=6, samples=3, stop=5)
     for sample in range(3):
         assert samples_of(trained, Sampling(), seed=sample, length=6, stop=5) == {0: three[sample]}

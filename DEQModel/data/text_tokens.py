@@ -43,14 +43,9 @@ class TextTokens:
         Raises:
             UserError: it cannot be read, or holds no words; what `of` raises.
         """
-        name = "standard input" if source == STANDARD_INPUT else source
-        try:
-            data = _standard_input() if source == STANDARD_INPUT else Path(source).read_bytes()
-        except OSError as error:
-            raise UserError(f"{name} cannot be read ({error.strerror or error}): pass a text in UTF-8") from error
-        tokens = cls.of(data, name, vocab, rule)
+        tokens = cls.of(*read_source(source), vocab, rule)
         if len(tokens.words) == 1:
-            raise UserError(f"{name} holds no words: pass a text")
+            raise UserError(f"{tokens.name} holds no words: pass a text")
         return tokens
 
     @classmethod
@@ -116,7 +111,18 @@ class TextTokens:
         return f"words outside the vocabulary, read as {UNK}: {n_unknown:,} of {n_words:,} ({shown}{more})"
 
 
-def _standard_input() -> bytes:
-    if sys.stdin is None:
-        raise OSError("it is closed")
-    return sys.stdin.buffer.read()
+def read_source(source: str) -> tuple[bytes, str]:
+    """What a file holds, or with "-" what standard input does, and its name for messages.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    name = "standard input" if source == STANDARD_INPUT else source
+    try:
+        if source != STANDARD_INPUT:
+            return Path(source).read_bytes(), name
+        if sys.stdin is None:
+            raise OSError("it is closed")
+        return sys.stdin.buffer.read(), name
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror or error}): pass a text in UTF-8") from error

@@ -62,8 +62,8 @@ class Score:
 
     def __str__(self) -> str:
         return (
-            f"{self.report}\n    {self.bits_per_word:.5f} bits per word ({self.n_words:,} words, which the line ends' "
-            f"bits are shared out to), {self.bits_per_character:.5f} bits per character ({self.n_characters:,} of them)"
+            f"{self.report}\n    {self.bits_per_word:.5f} bits per word ({self.n_words:,} words, the bits of line ends "
+            f"shared among them), {self.bits_per_character:.5f} bits per character ({self.n_characters:,} characters)"
         )
 
 
@@ -87,7 +87,8 @@ def score(
     remedy = "pass a longer text" if rows == 1 else "pass --rows 1, or a longer text"
     segment = trained.settings.eval_tgt_len
     batches = OrderedBatches(text.ids, rows, segment, device=trained.device, text=text.name, remedy=remedy)
-    parts = [range(first, min(first + batch_size, rows)) for first in range(0, rows, batch_size or rows)]
+    size = batch_size or rows
+    parts = [range(first, min(first + size, rows)) for first in range(0, rows, size)]
     reader = _Reader(trained, len(text) // rows, TokenScores.unscored(len(text)) if per_token else None)
     start = time.perf_counter()
     with (
