@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from config.checks import UNDECODABLE
 from config.flags import CommandLine
 from config.parser import OFF, Parser, check_ranges, expand
+from data.text_tokens import STANDARD_INPUT
 from evaluation.trained_model import OF_THE_USER, TrainedModel
 from models.registry import MODELS
 from system.errors import UserError
@@ -71,8 +72,8 @@ class ModelProgram(Generic[Own]):
         """
         parser = self.parser()
         given, places = parser.given(expand(arguments, parser.flags), further=True)
-        if any(place.startswith("-") and place != "-" for place in places):
-            parser.error(f"unrecognized arguments: {' '.join(places)}")
+        if unknown := [place for place in places if place.startswith("-") and place != STANDARD_INPUT]:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         for name, value in given.items():
             if isinstance(value, str) and UNDECODABLE.search(value):
                 raise UserError(f"{parser.flags[name].option(name)} is {value!r}: pass text in UTF-8")
