@@ -16,7 +16,8 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "evaluation": {"system", "modules", "data", "models", "config", "runs"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
     "generation": {"system", "modules", "data", "models", "config", "evaluation"},
-    "": {"system", "models", "training", "evaluation", "generation"},  # the scripts
+    "sharing": {"system", "models", "config", "runs", "evaluation"},
+    "": {"system", "config", "models", "training", "evaluation", "generation", "sharing"},  # the scripts
 }
 
 

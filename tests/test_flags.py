@@ -182,6 +182,12 @@ def test_abbreviations_of_published_instructions():
     assert expand(["--cu", "--f"]) == ["--cuda", "--f_thres"]
 
 
+def test_what_is_on_can_be_switched_off():
+    settings = parse(["--varlen", "--no-varlen", "--wnorm", "--adaptive", "--no-adap", "--no-not_t"])
+    assert (settings.varlen, settings.wnorm, settings.adaptive, settings.not_tied) == (False, True, False, False)
+    assert expand(["--no"]) == ["--not_tied"], "what it meant before there were such forms"
+
+
 def test_new_flags_can_be_abbreviated_where_no_listed_one_fits():
     assert expand(["--cut", "3", "--f_e=1", "--stop_s", "batch"]) == [
         "--cutoffs",
@@ -283,9 +289,20 @@ def test_notes_on_flags_that_promise_more_than_this_machine_gives(settings, n_gp
     ("flags", "parts"),
     [
         ("--eta_min 1 --lr 0.1", ["--eta_min 1.0 and --lr 0.1", "rises"]),
-        ("--eta_min 1 --lr 0.1 --scheduler constant", []),
+        ("--eta_min 1 --lr 0.1 --scheduler constant", ["--eta_min 1.0 has no effect", "--scheduler cosine"]),
         ("--lr_min 1 --lr 0.1 --scheduler dev_perf", ["--lr_min 1.0 and --lr 0.1", "stays"]),
-        ("--lr_min 1 --lr 0.1", []),
+        ("--lr_min 1 --lr 0.1", ["--lr_min 1.0 has no effect", "--scheduler dev_perf"]),
+        ("--patience 2", ["--patience 2 has no effect", "--scheduler dev_perf"]),
+        ("--b_thres 7 --grad one_step", ["--b_thres 7 has no effect", "--grad implicit"]),
+        ("--solver broyden --grad unroll", ["--solver broyden has no effect", "a solver"]),
+        ("--n_layer 3", ["--n_layer 3 has no effect", "--pretrain_steps"]),
+        ("--n_layer 3 --pretrain_steps 4", []),
+        ("--init_range 0.2", ["--init_range 0.2 has no effect", "--init uniform"]),
+        ("--init_range 0.2 --init uniform", []),
+        ("--emb_init_range 0.2 --init uniform", ["--emb_init_range 0.2 has no effect", "--emb_init uniform"]),
+        ("--varlen --tgt_len 1", ["--tgt_len 1", "5 tokens or more"]),
+        ("--varlen --tgt_len 5", []),
+        ("--patience 2 --eval --load x", []),
         ("--div_val 2", ["--div_val 2", "without --adaptive"]),
         ("--div_val 2 --adaptive", []),
         ("--warmup_step 9 --max_step 9", ["--warmup_step 9 and --max_step 9", "warm-up"]),

@@ -1,6 +1,5 @@
 """Generated text against brute force: one solve over the whole prefix for every word, and samples one by one."""
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -179,12 +178,3 @@ def test_the_first_sample_is_shown_as_it_is_drawn(capsys):
         capsys.readouterr() if draw == Draw(0, 1) else None
         transcript.add(draw)
         assert capsys.readouterr().out == seen
-
-
-def test_letters_that_the_screen_does_not_have_are_escaped(tmp_path, monkeypatch):
-    with open(tmp_path / "out", "w", encoding="ascii") as screen:
-        monkeypatch.setattr(sys, "stdout", screen)
-        transcript = Transcript(Vocab(["<eos>", "語"]), samples=1, seed=0)
-        transcript.add(Draw(0, 1))
-        transcript.close()
-    assert (tmp_path / "out").read_text() == "\\u8a9e\n"

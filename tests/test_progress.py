@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -20,7 +21,7 @@ from tqdm import tqdm
 import train_transformer
 from evaluation.evaluation import bar_text
 from evaluation.solve_statistics import SolveStatistics
-from system.progress import BAR, LostScreenError, has_bar, progress_bar, say
+from system.progress import BAR, LostScreenError, has_bar, progress_bar, say, show_any_text
 from training.telemetry import SinceLastLog
 
 SCRIPT = Path(__file__).parent.parent / "DEQModel" / "train_transformer.py"
@@ -130,3 +131,11 @@ def test_a_lost_screen_leaves_no_traceback_at_the_end_of_the_process(place, weig
         )
     assert done.returncode == 1
     assert done.stderr == "train_transformer.py: standard output is lost (No space left on device)\n"
+
+
+def test_letters_that_a_terminal_lacks_are_shown_as_codes(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    show_any_text()
+    say("run folder: /tmp/\u00fc")
+    assert stream.buffer.getvalue() == b"run folder: /tmp/\\xfc\n"

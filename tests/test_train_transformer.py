@@ -130,7 +130,13 @@ def test_interrupted_run_says_where_it_is(place):
     assert script.returncode == 130, err
     assert b"Traceback" not in err
     assert "interrupted at step" in out.decode()
-    assert f"to go on: train_transformer.py --restart --restart_dir {folder}" in out.decode()
+    command = re.search("to go on: (.*)", out.decode())[1]
+    assert command == f"{sys.executable} {ROOT}/DEQModel/train_transformer.py --restart --restart_dir {folder}"
+    again = subprocess.run(
+        f"{command} --max_step 1", shell=True, cwd="/", env=ONE_THREAD, capture_output=True, text=True
+    )
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1), "the run is past its first step, and says so"
+    assert "--max_step 1 lies before step" in again.stderr
     torch.load(folder / "model_state_dict.pkl", weights_only=True)
     kinds = {path.suffix for path in folder.iterdir() if path.name != "probe" and "tfevents" not in path.name}
     assert kinds <= {".txt", ".json", ".pkl", ".pt"}
@@ -166,7 +172,7 @@ def test_run_that_is_stopped_by_its_loss_says_what_is_saved(run):
     assert outcome.status == 2
     assert "step 4 | update skipped: loss nan, gradient nan (3 in a row, --max_bad_steps 3)" in outcome.log
     assert "step 4: 3 updates in a row had a loss or a gradient that is not finite" in outcome.err
-    assert f"to go on: train_transformer.py --restart --restart_dir {outcome.folder}" in outcome.log
+    assert f"{ROOT}/DEQModel/train_transformer.py --restart --restart_dir {outcome.folder}" in outcome.log
     assert torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["step"] == 4
 
 

@@ -11,7 +11,7 @@ from config.parser import check_ranges
 from config.run_settings import NO_NAME
 from config.settings import Settings
 from system.errors import UserError
-from system.flag import Flag, flags_of
+from system.flag import Flag, defaults_of, flags_of
 
 PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0]+")
 UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of arguments' bytes that are not UTF-8
@@ -116,7 +116,7 @@ def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
             "for which the first will wait; leave it out for even shares"
         )
     if not settings.eval:
-        remarks += _at_odds(settings)
+        remarks += _at_odds(settings) + _of_no_use(settings)
     if n_gpus and not settings.cuda:
         remarks.append("note: there is a GPU; --cuda would use it")
     if settings.eval and settings.evaluates_shallow:
@@ -136,6 +136,16 @@ def _at_odds(settings: Settings) -> list[str]:
             given = " and ".join(f"{flags[name].option(name)} {getattr(settings, name)}" for name in names)
             remarks.append(f"note: {given}: {flag.note.consequence}")
     return remarks
+
+
+def _of_no_use(settings: Settings) -> list[str]:
+    flags, defaults = flags_of(settings), defaults_of(settings)
+    given = {name: getattr(settings, name) for name in flags if getattr(settings, name) != defaults[name]}
+    return [
+        f"note: {flags[name].option(name)} {value} has no effect without {flags[name].serves.what}"
+        for name, value in given.items()
+        if flags[name].serves and not flags[name].serves.is_there(settings)
+    ]
 
 
 def _why_one_device(settings: Settings, n_gpus: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from config.checks import check
 from config.depth import equilibrium
 from config.file import settings_of_file
-from config.parser import Parser, expand
+from config.parser import OFF, Parser, expand
 from config.settings import Settings, help_groups, settings_class
 from config.sweep_grid import grid
 from config.words import mistakes_in_flags
@@ -104,6 +104,14 @@ class CommandLine:
             # The vocabulary is not known yet; all else about a model need not wait for the corpus.
             self.spec.configure(whole, ANY_VOCABULARY)
 
+    def in_flags(self, settings: Settings) -> str:
+        """The settings of a model that its score depends on, as flags; those of its solves are not among them."""
+        own = [field.name for field in dataclasses.fields(self.spec.flags)]
+        names = [name for name in ("dataset", *own) if self.flags[name].is_scored]
+        names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != self.defaults[name]]
+        values = {self.flag_names[name]: getattr(settings, name) for name in names}
+        return " ".join(_as_flag(name, value) for name, value in values.items() if value != ())
+
     def parser(self) -> Parser:
         """A parser with every setting's flag; abbreviations are expanded before it, by `expand`."""
         description = (
@@ -111,3 +119,9 @@ class CommandLine:
             "--no-varlen. Flags may be cut short as long as they are unique."
         )
         return Parser(self.program, description, help_groups(self.spec.name, self.spec.flags))
+
+
+def _as_flag(flag: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag if value else f"{OFF}{flag[2:]}"
+    return f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"

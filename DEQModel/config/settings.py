@@ -10,13 +10,18 @@ from typing import Any
 
 from config.run_settings import DeviceSettings, RecordSettings, TaskSettings
 from config.solve_settings import GradientSettings, SolveSettings, StageSettings
+from data.batches import SHORTEST
 from data.corpus import DATASETS
-from system.flag import Note, flag
+from system.flag import Need, Note, flag
 from utils.optimizers import OPTIMIZERS
 from utils.schedules import SCHEDULES
 
 IN_FLOAT32 = 1e38  # what is above is infinite there
 OF_ITS_ROWS = "the position in the text and the memory count its rows"
+
+
+def _scheduler(name: str) -> Need:
+    return Need(f"--scheduler {name}", lambda s: s.scheduler == name)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class OptimisationSettings:
         least=0,
         note=Note(lambda s: s.warmup_step >= s.max_step, "the run ends within its warm-up", beside="max_step"),
     )
-    decay_rate: float = flag(0.5, "dev_perf: factor on a plateau", above=0, below=1)
+    decay_rate: float = flag(0.5, "dev_perf: factor on a plateau", above=0, below=1, serves=_scheduler("dev_perf"))
     lr_min: float = flag(
         0.0,
         "dev_perf: smallest learning rate",
@@ -55,8 +60,11 @@ class OptimisationSettings:
         note=Note(
             lambda s: s.scheduler == "dev_perf" and s.lr_min > s.lr, "the learning rate stays at --lr", beside="lr"
         ),
+        serves=_scheduler("dev_perf"),
     )
-    patience: int = flag(0, "dev_perf: validations without progress before the rate falls", least=0)
+    patience: int = flag(
+        0, "dev_perf: validations without progress before the rate falls", least=0, serves=_scheduler("dev_perf")
+    )
     eta_min: float = flag(
         0.0,
         "cosine: last learning rate",
@@ -67,6 +75,7 @@ class OptimisationSettings:
             "the learning rate rises from --lr to --eta_min",
             beside="lr",
         ),
+        serves=_scheduler("cosine"),
     )
     weight_decay: float = flag(0.0, "weight decay (decoupled with RAdam)", least=0, below=IN_FLOAT32)
     clip: float = flag(0.25, "largest global norm of the gradient", above=0)
@@ -74,7 +83,14 @@ class OptimisationSettings:
     max_step: int = flag(200000, "number of the step at which training ends", least=1)
     batch_size: int = flag(60, "sequences per update, over all devices", least=1, fixed=OF_ITS_ROWS)
     batch_chunk: int = flag(1, "parts in which a batch is computed one after the other, to save memory", least=1)
-    tgt_len: int = flag(150, "length of a training segment", least=1)
+    tgt_len: int = flag(
+        150,
+        "length of a training segment",
+        least=1,
+        note=Note(
+            lambda s: s.varlen and s.tgt_len < SHORTEST, f"segments of varying length have {SHORTEST} tokens or more"
+        ),
+    )
     eval_tgt_len: int = flag(150, "length of an evaluation segment", least=1, sweeps=True)
     mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
     varlen: bool = flag(False, "training segments of varying length")

@@ -17,6 +17,8 @@ IMPLICIT = Need("--grad implicit", lambda s: s.grad == "implicit")
 REVERSIBLE = Need("--grad reversible", lambda s: s.grad == "reversible")
 PHANTOM = Need("--grad phantom", lambda s: s.grad == "phantom")
 PENALTY = Need("--jac_loss_weight", lambda s: s.jac_loss_weight > 0)
+A_SOLVE = Need("a solver (--grad implicit, one_step or phantom)", lambda s: s.grad not in ("unroll", "reversible"))
+SHALLOW = Need("--pretrain_steps", lambda s: s.pretrain_steps > s.start_train_steps)
 AN_EQUILIBRIUM = "an equilibrium (--pretrain_steps 0)"
 
 
@@ -24,7 +26,7 @@ AN_EQUILIBRIUM = "an equilibrium (--pretrain_steps 0)"
 class StageSettings:
     """How deep a model goes where it does not solve, and when it does."""
 
-    n_layer: int = flag(12, "applications of the cell in the shallow stage", least=1)
+    n_layer: int = flag(12, "applications of the cell in the shallow stage", least=1, serves=SHALLOW)
     eval_n_layer: int = flag(12, "applications of the cell when --eval evaluates a shallow model", least=1, scored=True)
     pretrain_steps: int = flag(
         0,
@@ -49,20 +51,32 @@ class StageSettings:
 class SolveSettings:
     """The solves. Ranges are those of `DEQModule`."""
 
-    solver: str = flag("anderson", "fixed-point solver", choices=tuple(SOLVERS), sweeps=True)
+    solver: str = flag("anderson", "fixed-point solver", choices=tuple(SOLVERS), sweeps=True, serves=A_SOLVE)
     stop_mode: str = flag(
-        "rel", "relative or absolute residual in the forward solve", choices=tuple(STOP_MODES), sweeps=True
+        "rel",
+        "relative or absolute residual in the forward solve",
+        choices=tuple(STOP_MODES),
+        sweeps=True,
+        serves=A_SOLVE,
     )
-    b_stop_mode: str = flag("rel", "the same in the backward solve", choices=tuple(STOP_MODES), listed=False)
+    b_stop_mode: str = flag(
+        "rel", "the same in the backward solve", choices=tuple(STOP_MODES), listed=False, serves=IMPLICIT
+    )
     stop_scope: str = flag(
         "batch",
         "whose residual stops the solves: the whole batch's, or each sequence's its own",
         choices=tuple(STOP_SCOPES),
         listed=False,
         sweeps=True,
+        serves=A_SOLVE,
     )
     b_solver: str | None = flag(
-        None, "solver of the backward solve (default: that of --solver)", kind=str, choices=tuple(SOLVERS), listed=False
+        None,
+        "solver of the backward solve (default: that of --solver)",
+        kind=str,
+        choices=tuple(SOLVERS),
+        listed=False,
+        serves=IMPLICIT,
     )
     f_history: int | None = flag(
         None,
@@ -87,9 +101,11 @@ class SolveSettings:
         "solver threshold, forward: steps; with anderson evaluations of the cell, which are one more than its steps",
         sweeps=True,
     )
-    b_thres: int = flag(80, "solver threshold, backward, counted likewise")
-    f_eps: float = flag(1e-3, "residual at which the forward solve has converged", listed=False, sweeps=True)
-    b_eps: float = flag(1e-3, "residual at which the backward solve has converged", listed=False)
+    b_thres: int = flag(80, "solver threshold, backward, counted likewise", serves=IMPLICIT)
+    f_eps: float = flag(
+        1e-3, "residual at which the forward solve has converged", listed=False, sweeps=True, serves=A_SOLVE
+    )
+    b_eps: float = flag(1e-3, "residual at which the backward solve has converged", listed=False, serves=IMPLICIT)
     rand_f_thres_delta: int = flag(
         0,
         "in training, each forward solve's threshold is drawn from --f_thres minus to plus this",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from system.errors import UserError
 
+SHORTEST = 5  # tokens of a segment of varying length, but for the last one of an epoch
 # Of numpy's legacy generator: its keys, the place among them, whether a normal number is in store, and that number.
 LengthsState = tuple[tuple[int, ...], int, int, float]
 
@@ -189,4 +190,4 @@ class VariableLengthBatches:
 
     def _draw_length(self) -> int:
         base = self.tgt_len if self.rng.random_sample() < 0.95 else self.tgt_len / 2
-        return min(self.tgt_len + 15, max(5, int(self.rng.normal(base, 5))))
+        return min(self.tgt_len + 15, max(SHORTEST, int(self.rng.normal(base, 5))))

@@ -75,24 +75,11 @@ class TrainedModel:
         Raises:
             UserError: a file is missing or cannot be used, or the flags make no sense; one line.
         """
-        if (run is None) == (weights is None):
-            raise UserError(
-                "no model: pass the folder of a run, or --load FILE.pkl"
-                if run is None
-                else "two models: pass the folder of a run or --load FILE.pkl, not both"
-            )
-        file = Path(weights) if run is None else Path(run, WEIGHTS_FILE)
-        if run is not None and not Path(run).is_dir():
-            raise UserError(f"{run}: there is no such folder; pass that of a run, or of an exported model")
+        file = _weights(run, weights)
         description = ModelDescription.beside(file)
         command = CommandLine(program, _spec(description, file))
         given = _given(command, arguments)
-        if run is not None:
-            earlier = settings_of_run(run, command.flags, command.defaults)
-        elif description:
-            earlier = settings_of_description(description, file, command.flags, command.defaults)
-        else:
-            earlier = {}
+        earlier = _earlier(command, run, file, description)
         earlier, remarks = on_this_machine(earlier, given)
         settings = command.resolved({**given, "eval": True, "load": str(file)}, earlier)
         remarks = [*remarks, *overrides(earlier, settings, _source(run, file))]
@@ -102,6 +89,26 @@ class TrainedModel:
         device = torch.device("cuda" if settings.cuda else "cpu")
         model = make_model(command, settings, len(vocab), device, file)
         return cls(model.eval(), vocab, DATASETS[settings.dataset], settings, remarks, file)
+
+
+def _weights(run: str | None, weights: str | None) -> Path:
+    if run is None and weights is None:
+        raise UserError("no model: pass the folder of a run, or --load FILE.pkl")
+    if run is not None and weights is not None:
+        raise UserError("two models: pass the folder of a run or --load FILE.pkl, not both")
+    if weights is not None:
+        return Path(weights)
+    if not Path(run).is_dir():
+        raise UserError(f"{run}: there is no such folder; pass that of a run, or of an exported model")
+    if not Path(run, WEIGHTS_FILE).exists():
+        raise UserError(f"{run} holds no {WEIGHTS_FILE}: pass the folder of a run that has validated its model")
+    return Path(run, WEIGHTS_FILE)
+
+
+def _earlier(command: CommandLine, run: str | None, file: Path, description: ModelDescription | None) -> dict[str, Any]:
+    if run is not None:
+        return settings_of_run(run, command.flags, command.defaults)
+    return settings_of_description(description, file, command.flags, command.defaults) if description else {}
 
 
 def _spec(description: ModelDescription | None, file: Path) -> Any:

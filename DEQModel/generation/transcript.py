@@ -1,7 +1,5 @@
 """Samples on the screen: the first one word by word as it is drawn, the others behind it."""
 
-import sys
-
 from data.vocabulary import EOS, Vocab
 from generation.generator import Draw
 from system.progress import say
@@ -10,8 +8,7 @@ from system.progress import say
 class Transcript:
     """Prints the words of samples, single blanks between them, and a line end for `<eos>`.
 
-    Several samples have a header each, which names the seed that gives this one alone. Letters that the screen does not
-    have are written as escapes.
+    Several samples have a header each, which names the seed that gives this one alone.
 
     Args:
         vocab: the words.
@@ -50,15 +47,10 @@ class Transcript:
         if word == EOS:
             say("")
         else:
-            say(_shown(f" {word}" if self.within_line else word), end="")
+            say(f" {word}" if self.within_line else word, end="")
         self.within_line = word != EOS
 
     def _end(self) -> None:
         if self.within_line:
             say("")
         self.within_line = False
-
-
-def _shown(text: str) -> str:
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

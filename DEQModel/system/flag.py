@@ -60,7 +60,8 @@ class Flag:
         above, below: values must be larger, smaller than this.
         spelling: where the flag is not "--" + the setting's name.
         listed: one of the flags whose abbreviations existing scripts may use.
-        needs: what it has no effect without.
+        needs: what it has no effect without; it is refused there.
+        serves: likewise, but in training it is only remarked on, as scripts of old may pass it all the same.
         note: a remark on values that are at odds with others.
         fixed: why a run that goes on cannot change it; None where it can; `OF_THE_CALL`.
         is_place: names a file or folder, which may lie elsewhere on another machine.
@@ -82,6 +83,7 @@ class Flag:
     spelling: str | None = None
     listed: bool = True
     needs: tuple[Need, ...] = ()
+    serves: Need | None = None
     note: Note | None = None
     fixed: str | None = None
     is_place: bool = False

@@ -20,6 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing
 from tqdm import tqdm
 
+from system.progress import show_any_text
+
 HOST = "127.0.0.1"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 STOPPED = tuple(128 + number for number in FORWARDED[:3])  # statuses of a program that a signal has ended in good order
@@ -92,6 +94,7 @@ def _run(rank: int, main: Main, argv: Sequence[str], environment: dict[str, str]
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(torch.get_num_threads() // int(environment["WORLD_SIZE"]), 1))
+    show_any_text()
     os.setsid()  # a terminal's Ctrl-C comes from the launcher alone: a second one means at once
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # not SIGINT, which is ignored in the background
     signal.signal(signal.SIGUSR1, lambda number, frame: None)  # asks for a checkpoint: outside training there is none

@@ -56,6 +56,13 @@ def _size_is_known() -> bool:
         return False
 
 
+def show_any_text() -> None:
+    """Have a terminal that lacks some letters show those as codes: they would end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def has_bar() -> bool:
     """Whether a reader of stdout sees the bar too."""
     return is_terminal(sys.stdout) and is_terminal(sys.stderr)

@@ -9,7 +9,7 @@ from typing import NoReturn
 from system.distributed import brief, lost_contact
 from system.errors import UserError
 from system.launch import leave_with
-from system.progress import LostScreenError
+from system.progress import LostScreenError, show_any_text
 from system.signals import Stopped
 
 SIGNALLED = 128  # to which a shell adds a signal's number for an exit status
@@ -49,6 +49,7 @@ def with_status(run: Callable[[Sequence[str]], int], argv: Sequence[str], progra
 
 def leave(main: Callable[..., int]) -> NoReturn:
     """Run a script's `main` and end the process with its status."""
+    show_any_text()
     if "WORLD_SIZE" in os.environ:
         leave_with(main, sys.argv[1:])
     sys.exit(main())

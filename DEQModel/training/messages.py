@@ -1,15 +1,13 @@
 """What a training run says about itself, beside its figures."""
 
-import dataclasses
+import os
 import shlex
 import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from config.flags import CommandLine
-from config.parser import OFF
 from config.settings import Settings
 from runs.experiment import Experiment
 from system.distributed import World
@@ -32,20 +30,8 @@ def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping
 
 def model_in_words(command: CommandLine, settings: Settings) -> str:
     """The settings of a model that a score depends on, as flags; those of its solves are in the reports."""
-    own = [field.name for field in dataclasses.fields(command.spec.flags)]
-    names = [name for name in ("dataset", *own) if command.flags[name].is_scored]
-    names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != command.defaults[name]]
-    given = " ".join(_as_flag(command.flag_names[name], getattr(settings, name)) for name in names)
-    lines = textwrap.wrap(
-        f"model: {command.spec.name} {given}", WIDTH, subsequent_indent="    ", break_on_hyphens=False
-    )
-    return "\n".join(lines)
-
-
-def _as_flag(flag: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return flag if value else f"{OFF}{flag[2:]}"
-    return f"{flag} {' '.join(map(str, value)) or 'none' if isinstance(value, tuple) else value}"
+    text = f"model: {command.spec.name} {command.in_flags(settings)}"
+    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
 
 
 def number_of_processes(world: World) -> str:
@@ -54,16 +40,37 @@ def number_of_processes(world: World) -> str:
 
 
 def how_to_go_on(experiment: Experiment, program: str) -> str:
-    """The flags that resume a run, once it has a checkpoint."""
+    """The command that resumes a run, once it has a checkpoint; it can be pasted into a shell, from any folder."""
     if experiment.folder is None or not (experiment.folder / CHECKPOINT_FILE).exists():
         return "no checkpoint has been written"
-    return f"to go on: {program} --restart --restart_dir {shlex.quote(str(experiment.folder))}"
+    script = Path(__file__).parents[1] / program
+    folder = os.path.abspath(experiment.folder)
+    command = [*_launcher(os.environ), str(script), "--restart", "--restart_dir", folder]
+    return f"to go on: {shlex.join(command)}{_elsewhere(os.environ)}"
+
+
+def _launcher(environment: Mapping[str, str]) -> list[str]:
+    """What the script is started with, in as many processes as now; --multi_gpu starts its own."""
+    n = environment.get("LOCAL_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in environment or n == environment.get("WORLD_SIZE") == "1":
+        return [sys.executable]
+    return [_beside_python("torchrun"), "--nproc-per-node", n]
+
+
+def _elsewhere(environment: Mapping[str, str]) -> str:
+    several = environment.get("LOCAL_WORLD_SIZE", "1") != environment.get("WORLD_SIZE", "1")
+    return " (on each machine, with the flags that tell torchrun of the others)" if several else ""
+
+
+def _beside_python(program: str) -> str:
+    """The path of a program that is installed with this interpreter."""
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.exists() else program
 
 
 def where(experiment: Experiment) -> str:
     """Where a run's files are, and how to look at them."""
     if experiment.folder is None:
         return NOTHING_WRITTEN
-    beside = Path(sys.executable).with_name("tensorboard")
-    tensorboard = str(beside) if beside.exists() else "tensorboard"
-    return f"run folder: {experiment.folder}\ncurves: {shlex.join([tensorboard, '--logdir', str(experiment.folder)])}"
+    command = shlex.join([_beside_python("tensorboard"), "--logdir", str(experiment.folder)])
+    return f"run folder: {experiment.folder}\ncurves: {command}"

@@ -12,6 +12,7 @@ from config.settings import Settings
 from evaluation.trained_model import on_this_machine
 from runs.experiment import SETTINGS_FILE, WEIGHTS_FILE
 from runs.saved_model import ModelDescription, beside, settings_of_description, settings_of_run
+from system.errors import UserError
 from training.checkpoint import Checkpoint
 from training.trainer import ENTRIES
 
@@ -68,6 +69,8 @@ def _going_on(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
 def _of_run(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
     weights = Path(run, WEIGHTS_FILE)
     earlier, remarks = on_this_machine(settings_of_run(run, command.flags, command.defaults), given)
+    if "data" not in {**earlier, **given}:
+        raise UserError(f"--restart_dir {run}: the model comes without its corpus: pass --data FOLDER")
     if not earlier:
         remarks.append(f"note: {run} has no {SETTINGS_FILE}: what the flags do not name has its default")
     settings = command.resolved(given, earlier)

@@ -13,6 +13,10 @@ OUT_DROPOUTS = ("position", "channel")
 WIDEST = 1e6  # of an initialiser; what is far above overflows in float32 as soon as it is multiplied
 
 
+def _initialiser(setting: str, name: str) -> Need:
+    return Need(f"--{setting} {name}", lambda s: getattr(s, setting) == name)
+
+
 @dataclass(frozen=True)
 class DEQTransformerFlags:
     """The settings that the model has beside those that all models share."""
@@ -77,10 +81,20 @@ class DEQTransformerFlags:
     init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
     emb_init: str = flag("normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
     init_range: float = flag(
-        0.05, "half-width of the weights' uniform initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
+        0.05,
+        "half-width of the weights' uniform initialiser",
+        least=0,
+        below=WIDEST,
+        fixed=AT_THE_BEGINNING,
+        serves=_initialiser("init", "uniform"),
     )
     emb_init_range: float = flag(
-        0.01, "half-width of the embeddings' uniform initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
+        0.01,
+        "half-width of the embeddings' uniform initialiser",
+        least=0,
+        below=WIDEST,
+        fixed=AT_THE_BEGINNING,
+        serves=_initialiser("emb_init", "uniform"),
     )
     init_std: float = flag(
         0.01, "standard deviation of the normal initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING

@@ -1,0 +1,149 @@
+"""A trained model as one self-contained folder: for sharing, and for the programs that use it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from config.flags import CommandLine
+from config.run_settings import IN_ITS_FOLDER
+from evaluation.trained_model import TrainedModel
+from models.registry import MODELS
+from runs.experiment import RESULTS_FILE, SETTINGS_FILE, VOCABULARY_FILE, WEIGHTS_FILE
+from runs.saved_model import ModelDescription, beside
+from sharing.model_card import ModelCard
+from system.errors import UserError
+from system.flag import OF_THE_CALL
+from system.state_dicts import save_state_dict
+
+SAFETENSORS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+OF_THE_MACHINE = ("host", "command")  # nobody else's business
+N_WORDS_OF_PROMPT = 3
+
+
+@dataclass(frozen=True)
+class Export:
+    """What has been exported: the folder, and remarks for the one who did it."""
+
+    folder: Path
+    remarks: tuple[str, ...]
+
+
+def export(program: str, run: str, out: str) -> Export:
+    """Make a folder of a run's model that needs nothing else.
+
+    It appears when it is complete. Of the run's settings those of a place or of one call stay behind.
+
+    Args:
+        program: its name, before messages.
+        run: the run's folder.
+        out: the folder to make; there is none, or an empty one.
+
+    Raises:
+        UserError: the run has no model that can be used, or the folder cannot be made.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{out} is there already: pass a folder that is not")
+    trained = TrainedModel.load(program, run=run)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".exporting-", dir=target.parent) as making:
+            new = Path(making, "new")
+            new.mkdir()
+            remarks = _fill(new, Path(run), trained, target.name)
+            if target.exists():
+                target.rmdir()
+            new.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be made ({error.strerror or error}): pass a place that you may write to"
+        ) from error
+    return Export(target, (*trained.remarks, *remarks))
+
+
+def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str]:
+    state = trained.model.state_dict()
+    command = CommandLine("", next(spec for spec in MODELS.values() if isinstance(trained.settings, spec.flags)))
+    remarks = []
+    files = {WEIGHTS_FILE: "the weights, a PyTorch state dict"}
+    save_state_dict(state, folder / WEIGHTS_FILE)
+    description = ModelDescription.beside(run / WEIGHTS_FILE) or ModelDescription.of(
+        command.spec.name, trained.settings, trained.vocab, _shallow(trained)
+    )
+    description.write(folder / WEIGHTS_FILE)
+    files[beside(WEIGHTS_FILE).name] = "what the weights do not show of the model"
+    if _write_safetensors(state, folder / SAFETENSORS_FILE):
+        files[SAFETENSORS_FILE] = "the same weights, in the safetensors format"
+    else:
+        remarks.append(
+            f"note: {SAFETENSORS_FILE} is left out: pip install -r requirements-extra.txt brings the package"
+        )
+    trained.vocab.write(folder / VOCABULARY_FILE)
+    files[VOCABULARY_FILE] = "the words, one a line, in the order of their ids"
+    about = _about(run, command)
+    (folder / SETTINGS_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    files[SETTINGS_FILE] = "the settings of the run, and what it was made with"
+    results = _read(run / RESULTS_FILE)
+    if results is None:
+        remarks.append(f"note: {run} has no {RESULTS_FILE}: the model card has no figures")
+    else:
+        shutil.copyfile(run / RESULTS_FILE, folder / RESULTS_FILE)
+        files[RESULTS_FILE] = "all figures"
+    card = ModelCard(
+        name=name,
+        kind=command.spec.name,
+        n_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+        n_words=len(trained.vocab),
+        lower_case=trained.rule.lower_case,
+        sentence=" ".join(trained.vocab.words[1 : 1 + N_WORDS_OF_PROMPT]),
+        model=command.in_flags(trained.settings),
+        results=results,
+        environment=about["environment"],
+        files=files,
+    )
+    (folder / CARD_FILE).write_text(str(card), encoding="utf-8")
+    return remarks
+
+
+def _shallow(trained: TrainedModel) -> int | None:
+    return trained.settings.eval_n_layer if trained.settings.evaluates_shallow else None
+
+
+def _about(run: Path, command: CommandLine) -> dict[str, Any]:
+    """What settings.json holds, without what is of one machine or one call."""
+    content = _read(run / SETTINGS_FILE) or {}
+    settings = content.get("settings", content)
+    kept = {name: value for name, value in settings.items() if _is_of_model(name, command)}
+    made_with = {key: value for key, value in content.get("environment", {}).items() if key not in OF_THE_MACHINE}
+    return {"model": command.spec.name, "environment": made_with, "settings": kept}
+
+
+def _is_of_model(name: str, command: CommandLine) -> bool:
+    flag = command.flags[name]
+    return not flag.is_place and flag.fixed not in (OF_THE_CALL, IN_ITS_FOLDER)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> bool:
+    """Write the weights in that format; false where the package is not installed."""
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        return False
+    save_file(
+        {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, path
+    )  # tied ones twice
+    return True
