@@ -15,8 +15,9 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "runs": {"system", "config", "data"},
     "evaluation": {"system", "modules", "data", "models", "config", "runs"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
+    "generation": {"system", "modules", "data", "models", "config", "evaluation"},
     "sharing": {"system", "models", "config", "runs", "evaluation"},
-    "": {"system", "config", "models", "training", "sharing"},  # the scripts
+    "": {"system", "config", "models", "training", "evaluation", "generation", "sharing"},  # the scripts
 }
 
 

@@ -7,7 +7,6 @@ ties in the counts are settled by first occurrence, whatever the parts.
 
 import codecs
 import os
-import re
 import selectors
 import subprocess
 import sys
@@ -18,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data.text_mistakes import not_utf8, unknown_word
 from data.text_numbering import ID_TYPE, NOT_UTF8, NumberedText, number_text
 from data.vocabulary import EOS, UNK, VocabularyRule
 from system.errors import UserError
 from system.progress import is_terminal, progress_bar
 
 LARGE = 1 << 26  # bytes; from here on two processes read a text
-UNDECODABLE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
 
 
 def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *, progress: bool) -> list[str]:
@@ -63,7 +62,10 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
         ids = {word: i for i, word in enumerate(words)}
         for split, parts in numbered.items():
             if not _write_ids(parts, ids, id_file(out, split)):
-                raise _unknown_word(texts[split], rule, ids)
+                of_what = f"the training text, which has no {UNK} either"
+                remedy = f"replace rare words of the training text by {UNK}"
+                with open(texts[split], "rb") as file:
+                    raise unknown_word(texts[split], file, rule, ids, of_what, remedy)
     return words
 
 
@@ -92,7 +94,8 @@ def _number_in_parts(
             ]
             _run_workers(jobs, advance)
     except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+        with open(path, "rb") as file:
+            raise not_utf8(path, file) from None
     if all(part.words() == [EOS] for part in parts):
         raise UserError(f"{path}: the file holds no words; put a text in its place")
     return parts
@@ -170,23 +173,3 @@ def _write_ids(parts: Sequence[NumberedText], ids: Mapping[str, int], target: Pa
                 out.write(table[numbers].data)
             part.delete()
     return True
-
-
-def _not_utf8(path: Path) -> UserError:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        number = next(number for number, line in enumerate(file, 1) if UNDECODABLE.search(line))
-    return UserError(f"{path}, line {number}: bytes that are not UTF-8; convert the file to UTF-8")
-
-
-def _unknown_word(path: Path, rule: VocabularyRule, known: Mapping[str, int]) -> UserError:
-    with open(path, encoding="utf-8") as file:
-        number, word = next(
-            (number, word)
-            for number, line in enumerate(file, 1)
-            for word in (line.lower() if rule.lower_case else line).split()
-            if word not in known
-        )
-    return UserError(
-        f"{path}, line {number}: the word {word!r} is not in the training text, which has no {UNK} either;"
-        f" replace rare words of the training text by {UNK}"
-    )

@@ -10,8 +10,9 @@ import codecs
 import io
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -77,30 +78,48 @@ def number_text(
     Raises:
         UnicodeDecodeError: the text is not UTF-8.
     """
-    numbers: defaultdict[str, int] = defaultdict()
-    numbers.default_factory = numbers.__len__  # a new word's number is how many there were before it
-    numbers[EOS]
+    numbers = first_come_numbers()
     with open(target.numbers_path, "wb") as out:
-        for words in _read_words(path, begin, end, advance):
+        for words in read_words(_chunks(path, begin, end, advance)):
             if lower_case:
                 words = map(str.lower, words)
             out.write(np.fromiter(map(numbers.__getitem__, words), ID_TYPE).data)
     target.words_path.write_bytes("\n".join(numbers).encode())
 
 
-def _read_words(path: Path, begin: int, end: int, advance: Callable[[int], object]) -> Iterator[list[str]]:
-    """Words and line ends, in lists of bounded length however long the lines are."""
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
-    last, rest = "\n", ""
+def first_come_numbers() -> defaultdict[str, int]:
+    """Word -> its number, which a new word is given when it is looked up: how many there were before it."""
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    numbers[EOS]
+    return numbers
+
+
+def _chunks(path: Path, begin: int, end: int, advance: Callable[[int], object]) -> Iterator[bytes]:
     with open(path, "rb") as file:
         file.seek(begin)
         while data := file.read(min(TEXT_CHUNK, end - file.tell())):
-            text = rest + decoder.decode(data, final=file.tell() == end)
-            words = text.replace("\n", f" {EOS} ").split()
-            last = text[-1:] or last
-            rest = "" if last.isspace() else words.pop()  # the chunk may end inside a word
-            yield words
+            yield data
             advance(len(data))
+
+
+def read_words(chunks: Iterable[bytes]) -> Iterator[list[str]]:
+    """Words and line ends, in lists of bounded length however long the lines are.
+
+    Args:
+        chunks: a UTF-8 text in pieces.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    last, rest = "\n", ""
+    for data in chain(chunks, [b""]):
+        text = rest + decoder.decode(data, final=not data)
+        words = text.replace("\n", f" {EOS} ").split()
+        last = text[-1:] or last
+        rest = "" if last.isspace() else words.pop()  # the chunk may end inside a word
+        yield words
     unfinished_line = [] if last == "\n" else [EOS]
     yield [rest, *unfinished_line] if rest else unfinished_line
 

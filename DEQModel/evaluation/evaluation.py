@@ -152,7 +152,7 @@ def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth
         segment=settings.eval_tgt_len,
         memory=settings.mem_len,
         shallow=depth.n if isinstance(depth, Applications) else None,
-        solve=_summary(settings, solves) if solves.n_solves else None,
+        solve=solve_summary(settings, solves) if solves.n_solves else None,
         radius=SpectralRadius.over(radii) if radii else None,
         seconds=parts[0].seconds,
     )
@@ -164,7 +164,8 @@ def _spread(n_segments: int) -> set[int]:
     return {i * n_segments // n for i in range(n)}
 
 
-def _summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
+def solve_summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
+    """The solver that settings name, and what its solves came to."""
     return SolveSummary(
         solver=settings.solver,
         options=reported_options(settings),

@@ -68,8 +68,8 @@ def has_bar() -> bool:
     return is_terminal(sys.stdout) and is_terminal(sys.stderr)
 
 
-def say(text: str) -> None:
-    """Print a line, above the bars that are on the screen.
+def say(text: str, end: str = "\n") -> None:
+    """Print a line, above the bars that are on the screen; with another `end` a part of one.
 
     Raises:
         LostScreenError: it cannot be written. All that is said later goes nowhere, without another error.
@@ -77,7 +77,7 @@ def say(text: str) -> None:
     try:
         if sys.stdout is None:
             raise OSError("closed")
-        tqdm.write(text)
+        tqdm.write(text, end=end)
         sys.stdout.flush()
     except OSError as error:
         _speak_to_nobody()
