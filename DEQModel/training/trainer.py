@@ -23,8 +23,9 @@ from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
 from training.best_model import BestModel
-from training.checkpoint import Checkpoint, Part, write_checkpoint
+from training.checkpoint import Checkpoint, Part
 from training.jacobian_penalty import JacobianPenalty
+from training.kept_checkpoints import KeptCheckpoints
 from training.learning_rate import LearningRate
 from training.memory import ChunkMemories, forget_nonfinite
 from training.progress import Progress, ShallowStage
@@ -35,6 +36,8 @@ from utils.optimizers import OPTIMIZERS, Clipping
 
 PARTS = (Updater, Progress, LearningRate, ChunkMemories, Telemetry, ShallowStage, BestModel, RandomStates)
 ENTRIES = {entry for part in (*PARTS, OrderedBatches) for entry in part.ENTRIES}
+
+OF_DIVERGENCE = "lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
 
 
 class Trainer:
@@ -88,6 +91,7 @@ class Trainer:
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
         self.best = BestModel(experiment, self.world, settings.max_step)
+        self.checkpoints, self.owes_a_save = KeptCheckpoints(experiment, ENTRIES), False
         self.random = RandomStates(settings.seed, self.device, self.world)
         self.signals = Signals()
 
@@ -114,14 +118,14 @@ class Trainer:
             self.progress.bad_steps = 0  # the run that they stopped has another go
         self.world.sum(np.zeros(1))  # all have read it, before it may get another name
         if self.world.is_first:
-            checkpoint.become_the_newest()
+            self.checkpoints.go_on_from(checkpoint)
 
     def train(self) -> None:
         """Make all updates that are left.
 
         Raises:
-            UserError: too many updates in a row were not finite, and a checkpoint has been written; or memory ran out.
-            Stopped: a signal came, and a checkpoint has been written.
+            UserError: too many updates in a row were not finite; or memory ran out.
+            Stopped: a signal came, and a checkpoint has been written, unless updates were being skipped.
         """
         self.model.train()
         progress, max_step = self.progress, self.settings.max_step
@@ -186,7 +190,8 @@ class Trainer:
             self._log()
         progress.validation_pending = self._validation_is_due()
         asked, stop = self.signals.asked(self.world)
-        if asked or last or progress.validation_pending or progress.step % settings.steps_between_saves == 0:
+        due = asked or last or progress.validation_pending or progress.step % settings.steps_between_saves == 0
+        if due or (self.owes_a_save and progress.bad_steps == 0):
             self.save()
         if stop is not None:
             raise Stopped(stop)
@@ -211,34 +216,44 @@ class Trainer:
         self.experiment.scalars(recent.scalars(), step)
 
     def save(self) -> None:
-        """Write a checkpoint; all processes take part. Where it cannot be written the run goes on."""
+        """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
+
+        While updates are skipped the last one stays, as the weights may be ruined; the next sound update is saved.
+        """
         if self.settings.debug:
             return
         with self.signals.later():
             self.best.write_what_waits()  # first, as the checkpoint tells which file it is
-            content = {"settings": dataclasses.asdict(self.settings), "corpus": self.corpus}
-            for part in self.parts:
-                content |= part.state()
-            if self.world.is_first:
-                self._write(content | {"log_end": self.experiment.log_end})
+            owed, self.owes_a_save = self.owes_a_save, not self.world.of_first(self._is_sound())
+            if not self.owes_a_save:
+                self._write()
+            elif not owed:
+                last = self.checkpoints.step
+                before = "there is none" if last is None else f"the last one is of step {last}"
+                self.experiment.log(f"step {self.progress.step} | no checkpoint until an update is sound: {before}")
         self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
 
-    def _write(self, content: dict[str, object]) -> None:
-        folder = self.experiment.folder
-        try:
-            write_checkpoint(content, folder)
-        except OSError as error:
-            self.experiment.log(
-                f"warning: step {self.progress.step}: no checkpoint could be written to {folder} "
-                f"({error.strerror or error}): the run goes on and tries again at the next save; make room or mend the "
-                "folder"
-            )
+    def _is_sound(self) -> bool:
+        finite = (parameter.isfinite().all() for parameter in self.model.parameters())
+        return self.progress.bad_steps == 0 and all(finite)
+
+    def _write(self) -> None:
+        content = {"settings": dataclasses.asdict(self.settings), "corpus": self.corpus}
+        for part in self.parts:
+            content |= part.state()
+        if self.world.is_first:
+            self.checkpoints.write(content | {"log_end": self.experiment.log_end})
+
+    def _way_back(self) -> str:
+        """Where the run goes on with other settings; all processes take part."""
+        with self.signals.later():
+            progress = self.progress
+            return self.world.of_first(self.checkpoints.way_back(progress.step - progress.bad_steps))
 
     def _give_up(self) -> None:
-        self.save()
         raise UserError(
             f"step {self.progress.step}: {self.progress.bad_steps} updates in a row had a loss or a gradient that is "
-            "not finite and were skipped: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
+            f"not finite and were skipped ({self._way_back()}): {OF_DIVERGENCE}"
         )
 
     def validate(self) -> EvaluationReport:
