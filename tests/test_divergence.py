@@ -1,68 +1,19 @@
 """Runs that diverge: what they leave is sound and goes on with other settings."""
 
 import math
-import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from diverging import interrupting, ruined, skipped
 from processes import Job, checkpoint, run_in
 from stopped_runs import content, flags, restart, signal_in_update, told
 from tiny_run import Outcome, call
 
 from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
-from training.trainer import Trainer
 
 SMALL = "--lr 0.001"
-
-
-@contextmanager
-def at_updates(*, before: Mapping[int, Callable] | None = None, after: Mapping[int, Callable] | None = None):
-    """Call these with the trainer, before and after the updates that end with some steps."""
-    update = Trainer.update
-
-    def disturbed(trainer: Trainer, *given):
-        (before or {}).get(trainer.progress.step + 1, lambda trainer: None)(trainer)
-        made = update(trainer, *given)
-        (after or {}).get(trainer.progress.step, lambda trainer: None)(trainer)
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "update", disturbed)
-        yield
-
-
-def ruined(step: int, factor: float = 1e30, **more):
-    """The update that ends with this step leaves weights that give no finite loss any more."""
-
-    @torch.no_grad()
-    def ruin(trainer: Trainer) -> None:
-        for parameter in trainer.model.parameters():
-            parameter.mul_(factor)
-
-    return at_updates(after={step: ruin}, **more)
-
-
-def interrupting(step: int, number: int = signal.SIGTERM) -> dict[int, Callable]:
-    return {step: lambda trainer: os.kill(os.getpid(), number)}
-
-
-def skipped(*steps: int):
-    """The gradients of these updates are not finite."""
-
-    def spoil(trainer: Trainer) -> None:
-        clipping = trainer.updater.clipping
-
-        def spoilt() -> torch.Tensor:
-            trainer.updater.clipping = clipping
-            return clipping() * math.nan
-
-        trainer.updater.clipping = spoilt
-
-    return at_updates(before=dict.fromkeys(steps, spoil))
 
 
 def steps_in(folder: Path) -> dict[str, int]:

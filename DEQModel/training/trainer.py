@@ -18,12 +18,12 @@ from models.protocol import LanguageModel
 from modules.depth import Applications
 from runs.experiment import Experiment
 from system.distributed import World
-from system.errors import UserError
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
 from training.best_model import BestModel
 from training.checkpoint import Checkpoint, Part
+from training.divergence import has_only_skipped, is_sound, no_model, too_many_skipped
 from training.jacobian_penalty import JacobianPenalty
 from training.kept_checkpoints import KeptCheckpoints
 from training.learning_rate import LearningRate
@@ -36,8 +36,6 @@ from utils.optimizers import OPTIMIZERS, Clipping
 
 PARTS = (Updater, Progress, LearningRate, ChunkMemories, Telemetry, ShallowStage, BestModel, RandomStates)
 ENTRIES = {entry for part in (*PARTS, OrderedBatches) for entry in part.ENTRIES}
-
-OF_DIVERGENCE = "lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
 
 
 class Trainer:
@@ -124,14 +122,14 @@ class Trainer:
         """Make all updates that are left.
 
         Raises:
-            UserError: too many updates in a row were not finite; or memory ran out.
+            UserError: too many updates in a row were not finite; no model can be tested; or memory ran out.
             Stopped: a signal came, and a checkpoint has been written, unless updates were being skipped.
         """
         self.model.train()
         progress, max_step = self.progress, self.settings.max_step
         bar = progress_bar(max_step, "train", initial=progress.step, keep=True, hidden=not self.world.is_first)
         with self.signals, bar:
-            nothing_to_test = progress.step >= max_step and self.best.report is None
+            nothing_to_test = progress.step >= max_step and not self._has_a_model()
             if progress.validation_pending or nothing_to_test:
                 self.validate()
             while progress.step < max_step:
@@ -150,6 +148,16 @@ class Trainer:
             _, stop = self.signals.asked(self.world)
             if stop is not None:
                 raise Stopped(stop)
+            if not self._has_a_model():
+                totals, way_back = self.telemetry.totals, self._way_back()
+                raise no_model(progress, totals, shallow=self._ends_shallow(), way_back=way_back)
+
+    def _ends_shallow(self) -> bool:
+        return isinstance(self.validation_depth.at(self.progress.step - 1), Applications)
+
+    def _has_a_model(self) -> bool:
+        """Whether the stage of the last update came to one that can be tested."""
+        return not has_only_skipped(self.telemetry.totals) and self.best.is_of(shallow=self._ends_shallow())
 
     def update(self, batch: TrainingSegment, start: float) -> Update:
         """One update on this process's rows of a batch, and what it means for the run.
@@ -196,7 +204,7 @@ class Trainer:
         if stop is not None:
             raise Stopped(stop)
         if progress.bad_steps >= settings.max_bad_steps:
-            self._give_up()
+            raise too_many_skipped(progress, self._way_back())
         if progress.validation_pending:
             self.validate()
 
@@ -224,7 +232,7 @@ class Trainer:
             return
         with self.signals.later():
             self.best.write_what_waits()  # first, as the checkpoint tells which file it is
-            owed, self.owes_a_save = self.owes_a_save, not self.world.of_first(self._is_sound())
+            owed, self.owes_a_save = self.owes_a_save, not self.world.of_first(is_sound(self.progress, self.model))
             if not self.owes_a_save:
                 self._write()
             elif not owed:
@@ -232,10 +240,6 @@ class Trainer:
                 before = "there is none" if last is None else f"the last one is of step {last}"
                 self.experiment.log(f"step {self.progress.step} | no checkpoint until an update is sound: {before}")
         self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
-
-    def _is_sound(self) -> bool:
-        finite = (parameter.isfinite().all() for parameter in self.model.parameters())
-        return self.progress.bad_steps == 0 and all(finite)
 
     def _write(self) -> None:
         content = {"settings": dataclasses.asdict(self.settings), "corpus": self.corpus}
@@ -249,12 +253,6 @@ class Trainer:
         with self.signals.later():
             progress = self.progress
             return self.world.of_first(self.checkpoints.way_back(progress.step - progress.bad_steps))
-
-    def _give_up(self) -> None:
-        raise UserError(
-            f"step {self.progress.step}: {self.progress.bad_steps} updates in a row had a loss or a gradient that is "
-            f"not finite and were skipped ({self._way_back()}): {OF_DIVERGENCE}"
-        )
 
     def validate(self) -> EvaluationReport:
         """Validate in the stage of the last update, and keep the model when it is the best of that stage so far."""
