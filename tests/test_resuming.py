@@ -8,7 +8,7 @@ import pytest
 from stopped_runs import assert_same, content, flags, restart, signal_in_update, told
 from tiny_run import LENGTHS, MODEL, call
 
-from training.checkpoint import write_checkpoint
+from training.kept_checkpoints import KeptCheckpoints
 
 KINDS = {
     "shallow": "--pretrain_steps 20 --dropout 0.1 --dropatt 0.1",
@@ -51,9 +51,9 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
 def saved(monkeypatch) -> list[int]:
     """The steps at which checkpoints are written."""
     steps = []
+    write = KeptCheckpoints.write
     monkeypatch.setattr(
-        "training.trainer.write_checkpoint",
-        lambda content, folder: (steps.append(content["step"]), write_checkpoint(content, folder)),
+        KeptCheckpoints, "write", lambda kept, content: (steps.append(content["step"]), write(kept, content))
     )
     return steps
 

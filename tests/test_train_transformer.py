@@ -168,12 +168,12 @@ def test_second_interrupt_does_not_wait_for_the_end_of_the_update(mode, run, mon
 
 
 def test_run_that_is_stopped_by_its_loss_says_what_is_saved(run):
-    outcome = run("--lr 1e30 --scheduler constant --max_step 50 --max_bad_steps 3 --name stopped")
+    outcome = run("--lr 1e30 --scheduler constant --max_step 50 --max_bad_steps 3 --save_interval 1 --name stopped")
     assert outcome.status == 2
     assert "step 4 | update skipped: loss nan, gradient nan (3 in a row, --max_bad_steps 3)" in outcome.log
     assert "step 4: 3 updates in a row had a loss or a gradient that is not finite" in outcome.err
     assert f"{ROOT}/DEQModel/train_transformer.py --restart --restart_dir {outcome.folder}" in outcome.log
-    assert torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["step"] == 1
 
 
 def test_notes_on_settings_are_in_the_log(run):

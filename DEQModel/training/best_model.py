@@ -42,16 +42,22 @@ class BestModel:
         self.waiting: Mapping[str, Tensor] | None = None
 
     def consider(self, report: EvaluationReport, model: nn.Module) -> None:
-        """Keep `model` if it is the best of its stage.
+        """Keep `model` if it is the best of its stage. One whose loss is not finite never is.
 
         A loss after n_layer applications says nothing about the equilibrium's: with the first validation of the
         equilibrium stage the search starts again.
         """
         best, self.latest = self.report, report
-        if best is None or best.shallow != report.shallow or math.isnan(best.loss) or report.loss < best.loss:
+        if not math.isfinite(report.loss):
+            return
+        if best is None or best.shallow != report.shallow or report.loss < best.loss:
             self.report, self.signature, self.waiting = report, None, None
             if not self.experiment.silent:
                 self._write(model.state_dict())
+
+    def is_of(self, *, shallow: bool) -> bool:
+        """Whether there is a best model of the shallow stage, or of the equilibrium stage."""
+        return self.report is not None and (self.report.shallow is not None) == shallow
 
     def _write(self, state: Mapping[str, Tensor]) -> None:
         folder = self.experiment.folder
@@ -83,6 +89,8 @@ class BestModel:
         try:
             load_into(model, self.waiting or self._read(path), path)
         except UserError as error:
+            if self.latest is None or not math.isfinite(self.latest.loss):
+                raise UserError(f"the best model is lost, and none can take its place: {error}") from error
             self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
             self.report = self.latest
             self._write(model.state_dict())
@@ -114,13 +122,15 @@ class BestModel:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; where the file is not there any more the search starts again."""
         if state["best"] is not None and self.world.of_first(self._is_there(state)):
-            self.report, self.signature = EvaluationReport.of(state["best"]), state["best_file"]
+            report = EvaluationReport.of(state["best"])
+            if math.isfinite(report.loss):  # an older program kept others, too
+                self.report, self.signature = report, state["best_file"]
 
     def _is_there(self, state: Mapping[str, Any]) -> bool:
-        """Whether the best model that the checkpoint knows may be looked for again at the end.
+        """Whether the file holds the best model that the checkpoint knows.
 
-        A sound file that is another was written after the checkpoint: the validation that found it will be repeated,
-        and the file written again.
+        A sound file that is another was written after the checkpoint. The validation that found it will mostly be
+        repeated, and the file written again; what it replaced is gone, and would only keep other models away.
         """
         if self.experiment.folder is None:
             return False
@@ -128,10 +138,11 @@ class BestModel:
         try:
             check_archive(path, remedy="the search for the best model starts again")
             signature, ended = archive_signature(path), state["step"] >= self.max_step
-            replaced = signature != state["best_file"] and ended and not state["validation_pending"]
-            if signature is None or state["best_file"] is None or replaced:
+            replaced = signature != state["best_file"]
+            lost = replaced and ended and not state["validation_pending"]
+            if signature is None or state["best_file"] is None or lost:
                 raise UserError(f"{path} does not hold the best model: the search for it starts again")
         except UserError as error:
             self.experiment.log(f"warning: {error}")
             return False
-        return True
+        return not replaced

@@ -13,7 +13,7 @@ from system.out_of_memory import is_out_of_memory
 from system.tensor_files import archive_signature, check_archive, read_tensors, write_tensors
 
 CHECKPOINT_FILE = "checkpoint.pt"
-PREVIOUS_FILE = "checkpoint.previous.pt"  # the one before, for when the newest is damaged
+PREVIOUS_FILE = "checkpoint.previous.pt"  # one from before, for when the newest is damaged or its weights are ruined
 UNDER_WAY = "checkpoint.new.pt"
 FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
 HEADER = ("format", "settings", "corpus", "step", "log_end")  # what is read before all parts are there
@@ -36,8 +36,13 @@ class Part(Protocol):
         """Go on from a checkpoint's entries, all parts' and the header's."""
 
 
-def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
-    """Make this the folder's checkpoint, and what was that its previous one.
+def write_checkpoint(content: Mapping[str, Any], folder: Path, *, keep: bool) -> None:
+    """Make this the folder's checkpoint.
+
+    Args:
+        content: its entries.
+        folder: of the run.
+        keep: what was the checkpoint becomes the previous one; else that stays the one it is.
 
     Raises:
         OSError: it cannot be written; the files that were there are as they were.
@@ -45,7 +50,7 @@ def write_checkpoint(content: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
     new, path = folder / UNDER_WAY, folder / CHECKPOINT_FILE
     write_tensors({"format": FORMAT, **content}, new)
-    if path.exists():
+    if keep and path.exists():
         os.replace(path, folder / PREVIOUS_FILE)
     os.replace(new, path)
     sync_folder(folder)
@@ -89,15 +94,23 @@ class Checkpoint:
                 faults.append(f"{path} does not exist")
                 continue
             try:
-                signature = archive_signature(path)
-                check_archive(path, remedy="it cannot be used")
-                content = read_tensors(path, lazily=True, checked=True, remedy="it cannot be used")
+                signature, content = _header(path)
             except UserError as error:
                 faults.append(str(error))
                 continue
             checkpoint = cls._of(content, path, entries, signature)
             return checkpoint, [f"warning: {fault}: going on from {path}, step {checkpoint.step}" for fault in faults]
         raise UserError(f"--restart_dir {folder}: no checkpoint to go on from ({'; '.join(faults)}): {REMEDY}")
+
+    @classmethod
+    def previous(cls, folder: Path, entries: Collection[str]) -> "Checkpoint | None":
+        """The checkpoint before the newest, if there is a sound one; arguments as for `newest`."""
+        path = folder / PREVIOUS_FILE
+        try:
+            signature, content = _header(path)
+            return cls._of(content, path, entries, signature)
+        except UserError:
+            return None
 
     @classmethod
     def _of(cls, content: object, path: Path, entries: Collection[str], signature: str | None) -> "Checkpoint":
@@ -141,11 +154,20 @@ class Checkpoint:
                 "that has ended, then go on from the new one"
             )
 
-    def become_the_newest(self) -> None:
-        """Take the place of the checkpoint that could not be read, which must not become the one before the next."""
-        if self.path.name == PREVIOUS_FILE:
-            with suppress(OSError):  # told of when the next one is written
-                os.replace(self.path, self.path.with_name(CHECKPOINT_FILE))
+    def become_the_newest(self) -> bool:
+        """Be `checkpoint.pt`, in place of one that cannot be used; whether that is possible."""
+        with suppress(OSError):  # the next one that is written tells
+            os.replace(self.path, self.path.with_name(CHECKPOINT_FILE))
+            sync_folder(self.path.parent)
+            return True
+        return False
+
+
+def _header(path: Path) -> tuple[str | None, object]:
+    """A sound file's signature, and its content with tensors that stay in the file."""
+    signature = archive_signature(path)
+    check_archive(path, remedy="it cannot be used")
+    return signature, read_tensors(path, lazily=True, checked=True, remedy="it cannot be used")
 
 
 def _has_header(content: Mapping[str, Any]) -> bool:

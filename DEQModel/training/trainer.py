@@ -18,13 +18,14 @@ from models.protocol import LanguageModel
 from modules.depth import Applications
 from runs.experiment import Experiment
 from system.distributed import World
-from system.errors import UserError
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
 from training.best_model import BestModel, Describe
-from training.checkpoint import Checkpoint, Part, write_checkpoint
+from training.checkpoint import Checkpoint, Part
+from training.divergence import has_only_skipped, is_sound, no_model, too_many_skipped
 from training.jacobian_penalty import JacobianPenalty
+from training.kept_checkpoints import KeptCheckpoints
 from training.learning_rate import LearningRate
 from training.memory import ChunkMemories, forget_nonfinite
 from training.progress import Progress, ShallowStage
@@ -90,6 +91,7 @@ class Trainer:
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
         self.best = BestModel(experiment, self.world, settings.max_step, describe)
+        self.checkpoints, self.owes_a_save = KeptCheckpoints(experiment, ENTRIES), False
         self.random = RandomStates(settings.seed, self.device, self.world)
         self.signals = Signals()
 
@@ -116,20 +118,20 @@ class Trainer:
             self.progress.bad_steps = 0  # the run that they stopped has another go
         self.world.sum(np.zeros(1))  # all have read it, before it may get another name
         if self.world.is_first:
-            checkpoint.become_the_newest()
+            self.checkpoints.go_on_from(checkpoint)
 
     def train(self) -> None:
         """Make all updates that are left.
 
         Raises:
-            UserError: too many updates in a row were not finite, and a checkpoint has been written; or memory ran out.
-            Stopped: a signal came, and a checkpoint has been written.
+            UserError: too many updates in a row were not finite; no model can be tested; or memory ran out.
+            Stopped: a signal came, and a checkpoint has been written, unless updates were being skipped.
         """
         self.model.train()
         progress, max_step = self.progress, self.settings.max_step
         bar = progress_bar(max_step, "train", initial=progress.step, keep=True, hidden=not self.world.is_first)
         with self.signals, bar:
-            nothing_to_test = progress.step >= max_step and self.best.report is None
+            nothing_to_test = progress.step >= max_step and not self._has_a_model()
             if progress.validation_pending or nothing_to_test:
                 self.validate()
             while progress.step < max_step:
@@ -148,6 +150,16 @@ class Trainer:
             _, stop = self.signals.asked(self.world)
             if stop is not None:
                 raise Stopped(stop)
+            if not self._has_a_model():
+                totals, way_back = self.telemetry.totals, self._way_back()
+                raise no_model(progress, totals, shallow=self._ends_shallow(), way_back=way_back)
+
+    def _ends_shallow(self) -> bool:
+        return isinstance(self.validation_depth.at(self.progress.step - 1), Applications)
+
+    def _has_a_model(self) -> bool:
+        """Whether the stage of the last update came to one that can be tested."""
+        return not has_only_skipped(self.telemetry.totals) and self.best.is_of(shallow=self._ends_shallow())
 
     def update(self, batch: TrainingSegment, start: float) -> Update:
         """One update on this process's rows of a batch, and what it means for the run.
@@ -188,12 +200,13 @@ class Trainer:
             self._log()
         progress.validation_pending = self._validation_is_due()
         asked, stop = self.signals.asked(self.world)
-        if asked or last or progress.validation_pending or progress.step % settings.steps_between_saves == 0:
+        due = asked or last or progress.validation_pending or progress.step % settings.steps_between_saves == 0
+        if due or (self.owes_a_save and progress.bad_steps == 0):
             self.save()
         if stop is not None:
             raise Stopped(stop)
         if progress.bad_steps >= settings.max_bad_steps:
-            self._give_up()
+            raise too_many_skipped(progress, self._way_back())
         if progress.validation_pending:
             self.validate()
 
@@ -213,35 +226,35 @@ class Trainer:
         self.experiment.scalars(recent.scalars(), step)
 
     def save(self) -> None:
-        """Write a checkpoint; all processes take part. Where it cannot be written the run goes on."""
+        """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
+
+        While updates are skipped the last one stays, as the weights may be ruined; the next sound update is saved.
+        """
         if self.settings.debug:
             return
         with self.signals.later():
             self.best.write_what_waits()  # first, as the checkpoint tells which file it is
-            content = {"settings": dataclasses.asdict(self.settings), "corpus": self.corpus}
-            for part in self.parts:
-                content |= part.state()
-            if self.world.is_first:
-                self._write(content | {"log_end": self.experiment.log_end})
+            owed, self.owes_a_save = self.owes_a_save, not self.world.of_first(is_sound(self.progress, self.model))
+            if not self.owes_a_save:
+                self._write()
+            elif not owed:
+                last = self.checkpoints.step
+                before = "there is none" if last is None else f"the last one is of step {last}"
+                self.experiment.log(f"step {self.progress.step} | no checkpoint until an update is sound: {before}")
         self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
 
-    def _write(self, content: dict[str, object]) -> None:
-        folder = self.experiment.folder
-        try:
-            write_checkpoint(content, folder)
-        except OSError as error:
-            self.experiment.log(
-                f"warning: step {self.progress.step}: no checkpoint could be written to {folder} "
-                f"({error.strerror or error}): the run goes on and tries again at the next save; make room or mend the "
-                "folder"
-            )
+    def _write(self) -> None:
+        content = {"settings": dataclasses.asdict(self.settings), "corpus": self.corpus}
+        for part in self.parts:
+            content |= part.state()
+        if self.world.is_first:
+            self.checkpoints.write(content | {"log_end": self.experiment.log_end})
 
-    def _give_up(self) -> None:
-        self.save()
-        raise UserError(
-            f"step {self.progress.step}: {self.progress.bad_steps} updates in a row had a loss or a gradient that is "
-            "not finite and were skipped: lower --lr, lengthen --warmup_step or raise --f_thres and --b_thres"
-        )
+    def _way_back(self) -> str:
+        """Where the run goes on with other settings; all processes take part."""
+        with self.signals.later():
+            progress = self.progress
+            return self.world.of_first(self.checkpoints.way_back(progress.step - progress.bad_steps))
 
     def validate(self) -> EvaluationReport:
         """Validate in the stage of the last update, and keep the model when it is the best of that stage so far."""
