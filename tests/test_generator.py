@@ -15,6 +15,7 @@ from generation.generator import Draw, Generator
 from generation.reading import read
 from generation.sampling import Sampling
 from generation.transcript import Transcript
+from models.protocol import CellMap
 from modules.deq import DEQModule
 from system.errors import UserError
 
@@ -121,6 +122,15 @@ def test_solves_stop_sequence_by_sequence_and_are_counted():
     assert generator.depth.stop_scope == "sequence"
     list(generator.draws(range(10), length=5))  # ten tokens in segments of 8, then four words
     assert generator.solves.n_solves == 2 + 4
+
+
+def test_weights_are_packed_for_several_rows_alone(monkeypatch):
+    packed = []
+    monkeypatch.setattr(CellMap, "pack", lambda self, z: packed.append(z.shape[:2]) or self)
+    samples_of(trained_model(), length=4, prompt=(0, 3))
+    assert packed == [(1, 2)]  # the prompt
+    samples_of(trained_model(), length=4, samples=2, prompt=(0,))
+    assert packed[1:] == [(2, 1)] * 3
 
 
 def test_a_shallow_model_generates_without_solves():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from evaluation.trained_model import TrainedModel
 from generation.reading import Reading, read
 from generation.sampling import Sampling
 from models.protocol import Memory
+from modules.deq import DEQModule
 from system.errors import UserError
 
 
@@ -83,8 +85,10 @@ class Generator:
             reading = self._read(words[None], reading.memory)
 
     def _read(self, tokens: Tensor, memory: Memory | None) -> Reading:
-        trained = self.trained
-        reading = read(trained.model, tokens, memory, self.depth, trained.settings.eval_tgt_len)
+        trained, depth = self.trained, self.depth
+        if tokens.numel() == 1 and isinstance(depth, DEQModule):
+            depth = partial(depth, prepare="eager")  # packed weights take longer to make, and no less to use on one row
+        reading = read(trained.model, tokens, memory, depth, trained.settings.eval_tgt_len)
         for solve in reading.solves:
             self.solves.add(solve)
         return reading
