@@ -1,14 +1,17 @@
 """Runs that go on from their checkpoint end as if they had never stopped, whatever step they stopped at."""
 
 import json
+import math
 import os
+import re
 import signal
 
 import pytest
-from stopped_runs import assert_same, content, flags, restart, signal_in_update, told
+from stopped_runs import assert_same, content, curves, flags, restart, signal_in_update, told
 from tiny_run import LENGTHS, MODEL, call
 
 from training.kept_checkpoints import KeptCheckpoints
+from training.trainer import Trainer
 
 KINDS = {
     "shallow": "--pretrain_steps 20 --dropout 0.1 --dropatt 0.1",
@@ -42,6 +45,7 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
     assert mine["settings"].pop("name") != theirs["settings"].pop("name")
     assert_same(mine, theirs)
     assert told(folder) == told(whole.folder)
+    assert curves(folder) == curves(whole.folder)
     a, b = last.results, whole.results
     assert (a["test"]["loss"], a["valid"]["loss"]) == (b["test"]["loss"], b["valid"]["loss"])
     assert a["training"]["updates"] == b["training"]["updates"] == 10
@@ -85,7 +89,35 @@ def test_best_model_of_a_finished_run_outlives_worse_ones(place):
     assert rest.status == 0
     assert rest.results["valid"]["loss"] == loss
     assert_same(rest.weights, weights)
-    assert "step 10 | valid: perplexity" in rest.log
+    assert f"step 10 valid loss {loss:.5f}" in first.log
+    assert re.search(rf"step 12 valid loss .* \(best {math.exp(loss):.3f}\)", rest.log)
+
+
+def test_a_killed_run_that_validates_again_has_no_point_twice(place, monkeypatch):
+    whole = call(flags(place, "", "alive"))
+    update = Trainer.update
+
+    def killed(trainer, *given):
+        if trainer.progress.step == 6:
+            raise RuntimeError("killed")
+        return update(trainer, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            call(flags(place, "", "killed"))
+    folder = whole.folder.with_name("killed")
+    assert content(folder)["step"] == 4, "before the validation"
+    assert "valid/loss" in curves(folder)
+    assert restart(folder).status == 0
+    assert curves(folder) == curves(whole.folder)
+    assert told(folder) == told(whole.folder)
+
+
+def test_a_run_that_is_tested_again_has_no_point_twice(stopped):
+    first = curves(restart(stopped).folder)
+    assert "test/loss" in first
+    assert curves(restart(stopped).folder) == first
 
 
 def test_signal_in_a_validation_ends_it_and_loses_nothing(place, monkeypatch):
@@ -126,7 +158,7 @@ def test_changed_settings_are_told_one_by_one(stopped, place):
         "changed: --scheduler is constant, was cosine",
         "changed: --max_step is 12, was 10",
     ]
-    assert "lr 0.005 |" in rest.log
+    assert " lr 5.0e-3 " in rest.log
     assert rest.results["training"]["updates"] == 12
 
 

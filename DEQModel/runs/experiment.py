@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,7 @@ class Experiment:
         folder: of a run to go on in; None makes a new one.
         log_end: bytes of that run's log that stay, None for all.
         before_cut: called when the folder is this process's alone, before anything in it is changed.
-        step: from which that run goes on: its later points count no more.
+        step: from which that run goes on: its points from there on count no more.
         silent: nothing is written nor shown, and `folder` is None: a process beside the one that tells.
 
     Raises:
@@ -70,7 +70,7 @@ class Experiment:
         # Imported here: it takes a second or two, which --help, --eval and --debug need not wait for.
         from runs.curves import Curves
 
-        self._curves = Curves(self.folder, purge_step=None if folder is None else step + 1)
+        self._curves = Curves(self.folder, purge_step=None if folder is None else step)
         table = "\n".join(f"| {name} | {value} |" for name, value in options.items())
         with self._forgiving(self._curves.path, "its curves lose these points"):
             self._curves.text("settings", f"| setting | value |\n|---|---|\n{table}", step)
@@ -116,18 +116,6 @@ class Experiment:
         if self._curves is not None:
             with self._forgiving(self._curves.path, "its curves lose these points"):
                 self._curves.scalars(values, step)
-
-    def curve(self, name: str, values: Sequence[float], label: str) -> None:
-        """Write a whole curve, its points numbered from 1: one line, with this label, in the chart `name`.
-
-        TensorBoard overlays curves that belong to different folders, so each gets its own, `<name>/<label>`.
-        """
-        if self.folder is None:
-            return
-        from runs.curves import write_curve
-
-        with self._forgiving(self.folder / name, "its curves are lost"):
-            write_curve(self.folder / name / label, name, values)
 
     def results(self, results: Mapping[str, Any], name: str = RESULTS_FILE) -> None:
         """Write results, for programs to read."""
