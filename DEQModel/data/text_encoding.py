@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text_numbering import ID_TYPE, NOT_UTF8, NumberedText, number_text
+from data.text_numbering import ID_TYPE, NO_TEXT, NumberedText, number_text
 from data.vocabulary import EOS, UNK, VocabularyRule
 from system.errors import UserError
 from system.progress import is_terminal, progress_bar
 
 LARGE = 1 << 26  # bytes; from here on two processes read a text
-UNDECODABLE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
+UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and what "surrogateescape" makes of bytes that are not UTF-8
 
 
 def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *, progress: bool) -> list[str]:
@@ -40,16 +40,12 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
         The V words in the order of their ids, which is the one documented at `Vocab`.
 
     Raises:
-        UserError: a file holds no words, or bytes that are not UTF-8, or a word outside the vocabulary where
+        UserError: a file holds no words, or bytes that are not UTF-8 or NUL, or a word outside the vocabulary where
             there is no `<unk>`.
     """
     n_bytes = sum(path.stat().st_size for path in texts.values())
     for path in filter(_has_byte_order_mark, texts.values()):
-        print(
-            f"note: {path} starts with a byte order mark, which is kept as part of its first word; remove it unless "
-            "the ids must be those of a model trained with it",
-            file=sys.stderr,
-        )
+        print(f"note: {path} starts with a byte order mark, which is dropped", file=sys.stderr)
     if progress and not is_terminal(sys.stderr):
         print(f"encoding {n_bytes / 1e6:,.1f} MB of text", file=sys.stderr, flush=True)
     with (
@@ -91,8 +87,8 @@ def _number_in_parts(
                 [path, *map(str, span), stem, str(rule.lower_case)] for span, stem in zip(ranges, stems, strict=True)
             ]
             _run_workers(jobs, advance)
-    except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+    except UnicodeError:
+        raise _no_text(path) from None
     if all(part.words() == [EOS] for part in parts):
         raise UserError(f"{path}: the file holds no words; put a text in its place")
     return parts
@@ -143,8 +139,8 @@ def _run_workers(jobs: Sequence[Sequence[str | Path]], advance: Callable[[int], 
             worker.stdout.close()
             worker.wait()
     for worker in workers:
-        if worker.returncode == NOT_UTF8:
-            raise UnicodeDecodeError("utf-8", b"", 0, 0, "in a worker")
+        if worker.returncode == NO_TEXT:
+            raise UnicodeError("in a worker")
         if worker.returncode:
             raise OSError(f"an encoding process ended with status {worker.returncode}")
 
@@ -172,14 +168,17 @@ def _write_ids(parts: Sequence[NumberedText], ids: Mapping[str, int], target: Pa
     return True
 
 
-def _not_utf8(path: Path) -> UserError:
+def _no_text(path: Path) -> UserError:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        number = next(number for number, line in enumerate(file, 1) if UNDECODABLE.search(line))
-    return UserError(f"{path}, line {number}: bytes that are not UTF-8; convert the file to UTF-8")
+        number, found = next(
+            (number, found) for number, line in enumerate(file, 1) if (found := UNREADABLE.search(line))
+        )
+    what = "a NUL byte, as in UTF-16 or a damaged file" if found[0] == "\0" else "bytes that are not UTF-8"
+    return UserError(f"{path}, line {number}: {what}; convert the file to UTF-8")
 
 
 def _unknown_word(path: Path, rule: VocabularyRule, known: Mapping[str, int]) -> UserError:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         number, word = next(
             (number, word)
             for number, line in enumerate(file, 1)
