@@ -1,5 +1,8 @@
-# Sourced by run_demo.sh and run_tests.sh: the virtual environment .venv beside this file.
+# Sourced by the run_*.sh scripts beside it: $root, their folder, and what they share.
 #
+#   help_is_asked "$@"                      whether -h or --help is among the arguments
+#   show_help                               prints the comment at the top of the script
+#   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
 #
 # What is installed already is not installed again. PYTHON names the interpreter to make .venv with; else the first
@@ -10,6 +13,25 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 stop() {
     printf '%s: %s\n' "$(basename -- "$0")" "$1" >&2
     exit 2
+}
+
+help_is_asked() {
+    local argument
+    for argument in "$@"; do
+        if [[ $argument == -h || $argument == --help ]]; then return 0; fi
+    done
+    return 1
+}
+
+show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+names_a_run() { # the flag may be cut short, and its value may follow an equals sign
+    local argument flag
+    for argument in "$@"; do
+        flag=${argument%%=*}
+        if [[ $flag == --restart_* && --restart_dir == "$flag"* ]]; then return 0; fi
+    done
+    return 1
 }
 
 new_enough() {

@@ -29,7 +29,7 @@ from data.text_numbering import ID_TYPE
 from data.vocabulary import Vocab, VocabularyRule
 from system.errors import UserError
 
-FORMAT = 2  # of the entries; raise it when they, or the numbering, change
+FORMAT = 3  # of the entries; raise it when they, or the numbering, change
 TIME_TO_OPEN = 2.0  # seconds; more than an entry of 100 M tokens takes
 SETTLING_TIME = 2.0  # seconds; coarser than the time stamps of any usual file system
 
