@@ -41,6 +41,8 @@ from training.preparation import HELD_OUT, check_corpus, held_out_batches, make_
 from training.results import RunResults
 from training.trainer import ENTRIES, Trainer
 
+REMEDY = "finish the run with --restart"
+
 
 def program(name: str, spec: ModelSpec) -> Callable[..., int]:
     """The `main` of a script that trains and evaluates a model; it can be sent to other processes.
@@ -176,6 +178,7 @@ class Work:
                 done.append(point.as_dict())
                 experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
             experiment.log(f"all figures: {experiment.folder / SWEEP_FILE}" if experiment.folder else NOTHING_WRITTEN)
+            see_that_all_is_written(experiment, self.world, "repeat the sweep")
 
     def train(self) -> None:
         """Train the model, test the best of it, and write down both, after the remarks on the settings."""
@@ -196,29 +199,40 @@ class Work:
                 experiment.log(f"resumed at step {step}, epoch {epoch}{number_of_processes(world)}")
             else:
                 experiment.log(introduction(trainer, len(self.corpus.vocab), len(self.corpus.train), unigram))
+            experiment.discard_results()
             try:
                 trainer.train()
+                self._finish(trainer, held_out["test"], unigram)
             except (Stopped, UserError) as error:
                 stopped = isinstance(error, Stopped)
                 experiment.log(f"{error} at step {trainer.progress.step}" if stopped else str(error))
                 experiment.log(how_to_go_on(experiment, self.command.program))
                 raise
-            valid = trainer.restore_best()
-            test = self._tested(held_out["test"], valid)
-            experiment.log(f"the best model on valid\n{valid}\n{test}")
-            experiment.scalars(test.scalars(), trainer.progress.step)
-            results = RunResults(
-                unigram,
-                trainer.shallow_stage.report,
-                valid,
-                test,
-                trainer.telemetry.totals,
-                peak_memory(trainer.device),
-            )
-            experiment.results(results.as_dict())
-            if world.is_first:
-                experiment.log(f"\n{results}\n{where(experiment)}")
-            trainer.best.see_that_it_is_written()
+
+    def _finish(self, trainer: Trainer, test_segments: OrderedBatches, unigram: Mapping[str, float]) -> None:
+        """Test the best model; the results are the last thing that is written.
+
+        Raises:
+            UserError: something could not be written.
+        """
+        experiment = trainer.experiment
+        valid = trainer.restore_best()
+        test = self._tested(test_segments, valid)
+        experiment.log(f"the best model on valid\n{valid}\n{test}")
+        experiment.scalars(test.scalars(), trainer.progress.step)
+        results = RunResults(
+            unigram,
+            trainer.shallow_stage.report,
+            valid,
+            test,
+            trainer.telemetry.totals,
+            peak_memory(trainer.device),
+        )
+        if self.world.is_first:
+            experiment.log(f"\n{results}\n{where(experiment)}")
+        see_that_all_is_written(experiment, self.world, REMEDY, further=trainer.unwritten())
+        experiment.results(results.as_dict())
+        see_that_all_is_written(experiment, self.world, REMEDY)
 
     def _tested(self, segments: OrderedBatches, valid: EvaluationReport) -> EvaluationReport:
         """The model on test, as deep as it was on valid."""
@@ -248,3 +262,23 @@ def open_experiment(settings: Settings, checkpoint: Checkpoint | None, world: Wo
         step=checkpoint.step,
         silent=silent,
     )
+
+
+def see_that_all_is_written(
+    experiment: Experiment, world: World, remedy: str, *, further: Mapping[str, str] | None = None
+) -> None:
+    """Try once more to write what of a run's record could not be written.
+
+    Args:
+        experiment: the record.
+        world: the processes, all of which take part.
+        remedy: the end of the message.
+        further: more files of the run that could not be written, and why.
+
+    Raises:
+        UserError: some files are missing all the same.
+    """
+    missing = {**experiment.unwritten(), **(further or {})}
+    files = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+    if text := world.of_first(files and f"{experiment.folder}: {files} could not be written, nor at a second try"):
+        raise UserError(f"{text}: make room or mend the folder, then {remedy}")
