@@ -40,6 +40,7 @@ class BestModel:
         self.latest: EvaluationReport | None = None  # of whatever model
         self.signature: str | None = None  # of the file, once it holds these weights
         self.waiting: Mapping[str, Tensor] | None = None
+        self.fault: str | None = None  # why they wait, where the disk is to blame
 
     def consider(self, report: EvaluationReport, model: nn.Module) -> None:
         """Keep `model` if it is the best of its stage. One whose loss is not finite never is.
@@ -67,11 +68,12 @@ class BestModel:
                 if self.describe is not None:
                     self.describe(self.report.shallow).write(folder / WEIGHTS_FILE)
                 save_state_dict(state, folder / WEIGHTS_FILE)
-                self.signature = archive_signature(folder / WEIGHTS_FILE)
+                self.signature, self.fault = archive_signature(folder / WEIGHTS_FILE), None
                 return
             except OSError as error:
+                self.fault = error.strerror or str(error)
                 self.experiment.log(
-                    f"warning: {folder / WEIGHTS_FILE} could not be written ({error.strerror or error}): the best "
+                    f"warning: {folder / WEIGHTS_FILE} could not be written ({self.fault}): the best "
                     "model waits in memory until the next save; make room or mend the folder"
                 )
         self.waiting = copy.deepcopy(state)
@@ -101,19 +103,6 @@ class BestModel:
         if archive_signature(path) != self.signature:
             raise UserError(f"{path} is not the file that was written")
         return state
-
-    def see_that_it_is_written(self) -> None:
-        """Try for the last time to write weights that could not be written.
-
-        Raises:
-            UserError: they are lost with this process.
-        """
-        self.write_what_waits()
-        if self.waiting is not None and self.experiment.folder is not None:
-            raise UserError(
-                f"the best model could not be written to {self.experiment.folder / WEIGHTS_FILE} and is lost: make "
-                "room or mend the folder, then repeat what came after the last checkpoint with --restart"
-            )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -16,14 +16,14 @@ from evaluation.probe import Probe
 from evaluation.report import EvaluationReport
 from models.protocol import LanguageModel
 from modules.depth import Applications
-from runs.experiment import Experiment
+from runs.experiment import WEIGHTS_FILE, Experiment
 from system.distributed import World
 from system.lines import stamped
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
 from training.best_model import BestModel, Describe
-from training.checkpoint import Checkpoint, Part
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint, Part
 from training.divergence import has_only_skipped, is_sound, no_model, too_many_skipped
 from training.jacobian_penalty import JacobianPenalty
 from training.kept_checkpoints import KeptCheckpoints
@@ -300,7 +300,15 @@ class Trainer:
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
+        if self.world.of_first(self.checkpoints.fault is not None):
+            self.save()  # once more, while the weights are still the last ones
         if self.world.is_first:
             self.best.put_back(self.model)
         self.world.copy_from_first(self.model)
         return self.world.of_first(self.best.report)
+
+    def unwritten(self) -> dict[str, str]:
+        """Try once more to write the best model: which of its file and the checkpoint's are missing, and why."""
+        self.best.write_what_waits()
+        faults = {CHECKPOINT_FILE: self.checkpoints.fault, WEIGHTS_FILE: self.best.fault}
+        return {name: fault for name, fault in faults.items() if fault}

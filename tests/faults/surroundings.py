@@ -13,6 +13,7 @@ from pathlib import Path
 from faults.inside import AtSteps, limit_files
 from faults.processes import Ended
 from faults.trial import MAX_STEP, LostError, Trial, Verdict, arguments
+from runs.experiment import RESULTS_FILE
 from training.checkpoint import CHECKPOINT_FILE
 
 Action = Callable[[], object]
@@ -21,6 +22,7 @@ PAGE = 4096
 LEAST_LIMIT = 20_000  # bytes; stdout is a file, too
 BEST = "checkpoint best"  # its model may wait in memory, and have no file yet
 LOSABLE = ("log", BEST)
+UNWRITTEN = "could not be written, nor at a second try"
 IN_USE = "is in use by another process"
 
 
@@ -62,11 +64,14 @@ def _run(trial: Trial, begin: Action, end: Action, passes: bool) -> Ended:
 
 
 def _after(trial: Trial, ended: Ended, mend: Action) -> Verdict:
-    """See that the run came to its end all the same; what it could not write, and said so, is made up for."""
-    if ended.status != 0 and "the best model could not be written" not in ended.err:
+    """See that the run came to its end; where something was not written, that it says so and is made up for."""
+    if ended.status == 0:
+        return trial.judge(ended, may_tell=True, but=LOSABLE)
+    trial.refused(ended)
+    if UNWRITTEN not in ended.err:
         raise LostError(f"it did not go on: {ended}")
-    if "warning: " not in ended.out:
-        return trial.judge(ended)
+    if (trial.folder / RESULTS_FILE).is_file():
+        raise LostError("it has results, and files are missing")
     mend()
     return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
 
