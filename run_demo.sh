@@ -31,6 +31,6 @@ if ! names_a_run "$@"; then
         --n_layer 3 --eval_n_layer 3 --solver broyden --f_thres 16 --b_thres 16 --jac_loss_weight 0.1 \
         --jac_loss_freq 0.5 --batch_size 8 --tgt_len 64 --mem_len 64 --eval_tgt_len 64 \
         --optim Adam --lr 0.0015 --warmup_step 100 --pretrain_steps 1200 --max_step 2400 \
-        --log-interval 100 --eval-interval 600 "$@"
+        --log-interval 100 --eval-interval 600 --sample 80 "$@"
 fi
 exec "$python" "$root/DEQModel/train_transformer.py" "$@"

@@ -195,6 +195,10 @@ EFFECTS = {
         lambda a, b: [len(re.findall(r" step \d+ valid loss", run.log)) for run in (a, b)] == [1, 2],
     ),
     "work_dir": Effect("--work_dir {place}/elsewhere-", lambda a, b: b.folder.parent.name == "elsewhere-deq-text"),
+    "sample": Effect(
+        "--sample 12",
+        lambda a, b: "a sample" not in a.log and len(b.log.split("a sample of the model:\n")[1].split("\n\n")[0]) > 20,
+    ),
     "name": Effect("--name mine", lambda a, b: b.folder.name == "mine"),
     "multi_gpu": Effect("--multi_gpu", lambda a, b: "note: --multi_gpu: " in b.log and a.same_weights(b)),
     "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.log and a.same_weights(b)),

@@ -39,6 +39,7 @@ from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, model
 from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
 from training.record import open_record, see_that_all_is_written
 from training.results import RunResults
+from training.sample import sample
 from training.settled import Settled, settled
 from training.trainer import Trainer
 
@@ -231,6 +232,9 @@ class Work:
         )
         if self.world.is_first:
             experiment.log(f"\n{results}\n{where(experiment)}")
+            if self.settings.sample:
+                text = sample(self.model, self.corpus.vocab, self.settings, valid.shallow)
+                experiment.log(f"\na sample of the model:\n{text}")
         see_that_all_is_written(experiment, self.world, REMEDY, further=trainer.unwritten())
         experiment.results(results.as_dict())
         see_that_all_is_written(experiment, self.world, REMEDY)
