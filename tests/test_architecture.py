@@ -15,7 +15,7 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "runs": {"system", "config"},
     "evaluation": {"system", "modules", "data", "models", "config"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
-    "": {"system", "models", "training"},  # the scripts
+    "": {"system", "models", "runs", "training"},  # the scripts
 }
 
 
