@@ -17,7 +17,7 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation", "generation"},
     "generation": {"system", "modules", "data", "models", "config", "evaluation"},
     "sharing": {"system", "models", "config", "runs", "evaluation"},
-    "": {"system", "config", "models", "training", "evaluation", "generation", "sharing"},  # the scripts
+    "": {"system", "config", "models", "runs", "training", "evaluation", "generation", "sharing"},  # the scripts
 }
 
 
