@@ -134,7 +134,7 @@ class Work:
         """
         device = world.device(settings.cuda)
         corpus = Corpus.load(settings.data, settings.dataset)
-        check_corpus(settings, checkpoint, corpus)
+        remarks = [*remarks, *check_corpus(settings, checkpoint, corpus)]
         file = checkpoint.signature if checkpoint else None
         step = checkpoint.step if checkpoint else 0
         world.see_agreement({**without_places(settings), "corpus": corpus.checksum, "step": step, "checkpoint": file})
