@@ -4,12 +4,15 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 
 import pytest
+import torch
 from stopped_runs import assert_same, content, curves, flags, restart, signal_in_update, told
-from tiny_run import LENGTHS, MODEL, call
+from tiny_run import LENGTHS, MODEL, Outcome, call
 
+from training.checkpoint import CHECKPOINT_FILE
 from training.kept_checkpoints import KeptCheckpoints
 from training.trainer import Trainer
 
@@ -209,6 +212,39 @@ def test_evaluation_of_a_run_refuses_another_numbering_of_as_many_words(stopped,
         outcome = call(f"--data {folder} --dataset text {MODEL} {LENGTHS} --debug --eval --restart_dir {stopped}")
         assert outcome.status == status, outcome.err
         assert ("is not what the run" in outcome.err) == bool(status)
+
+
+def test_other_texts_for_validation_and_test_are_told_once(stopped, place, tmp_path):
+    corpus = shutil.copytree(place / "corpus", tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
+    for split in ("valid", "test"):
+        (corpus / f"{split}.txt").write_text("word1 WORD2 word3\n" * 30)
+    evaluated = f"--data {corpus} --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}"
+    wanted = [f"warning: {corpus}/{split}.txt is not the text that the run in {stopped}" for split in ("valid", "test")]
+
+    def warned(outcome: Outcome) -> list[str]:
+        assert outcome.status in (0, 143), outcome.err
+        return [line.partition(" had: ")[0] for line in outcome.out.splitlines() if line.startswith("warning: ")]
+
+    assert warned(call(evaluated)) == wanted
+    with signal_in_update(7):
+        assert warned(restart(stopped, f"--data {corpus}")) == wanted
+    assert warned(restart(stopped)) == warned(call(evaluated)) == []
+    assert "losses on valid do not compare" in call(evaluated.replace(str(corpus), f"{place}/corpus")).out
+
+
+def test_checkpoints_of_a_program_that_noted_the_training_text_alone(stopped, place):
+    checkpoint = content(stopped)
+    words, train, *_ = checkpoint["corpus"].split("-")
+    torch.save({**checkpoint, "corpus": f"{words}-{train}"}, stopped / CHECKPOINT_FILE)
+    assert (
+        "warning: "
+        not in call(f"--data {place}/corpus --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}").out
+    )
+    assert restart(stopped, f"--data {place}/other").status == 2
+    outcome = restart(stopped)
+    assert outcome.status == 0
+    assert "warning: " not in outcome.out
+    assert content(stopped)["corpus"] == checkpoint["corpus"]
 
 
 def test_best_model_that_was_damaged_is_searched_for_again(stopped):

@@ -63,7 +63,7 @@ class Checkpoint:
     Attributes:
         path: its file.
         settings: of the run, resolved.
-        corpus: identity of the vocabulary and the training text.
+        corpus: identity of the vocabulary and the texts; of an older program, of valid and test not.
         step: updates so far, counted from --start_train_steps.
         log_end: length of the log, bytes.
         signature: of the file, to know it again.

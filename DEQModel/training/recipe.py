@@ -120,7 +120,7 @@ class Work:
         settings, checkpoint = call.settings, call.checkpoint
         device = world.device(settings.cuda)
         corpus = Corpus.load(settings.data, settings.dataset)
-        check_corpus(settings, checkpoint, corpus)
+        call = dataclasses.replace(call, remarks=[*call.remarks, *check_corpus(settings, checkpoint, corpus)])
         if call.description:
             source = f"--data {settings.data} with --dataset {settings.dataset}"
             call.description.see_that_it_is_of(corpus.vocab, call.weights, source)

@@ -53,7 +53,7 @@ class Trainer:
         validation: the validation split's segments, of all rows.
         experiment: where messages and curves go, and in whose folder checkpoints and the best model are kept.
         world: the processes that train together.
-        corpus: identity of the vocabulary and the training text, for the checkpoints.
+        corpus: identity of the vocabulary and the texts, for the checkpoints.
         describe: what stands beside the weights of the best model; None for nothing.
     """
 

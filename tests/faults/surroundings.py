@@ -67,13 +67,18 @@ def _after(trial: Trial, ended: Ended, mend: Action) -> Verdict:
     """See that the run came to its end; where something was not written, that it says so and is made up for."""
     if ended.status == 0:
         return trial.judge(ended, may_tell=True, but=LOSABLE)
+    _see_that_it_says_so(trial, ended)
+    mend()
+    return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
+
+
+def _see_that_it_says_so(trial: Trial, ended: Ended) -> None:
+    """It has ended with an error on what could not be written, and without results."""
     trial.refused(ended)
     if UNWRITTEN not in ended.err:
         raise LostError(f"it did not go on: {ended}")
     if (trial.folder / RESULTS_FILE).is_file():
         raise LostError("it has results, and files are missing")
-    mend()
-    return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
 
 
 def disk_full(*, passes: bool) -> Callable[[Trial], Verdict]:
@@ -107,6 +112,16 @@ def files_limited(*, passes: bool) -> Callable[[Trial], Verdict]:
         return trial.judge(ended, but=[BEST]) if passes else _after(trial, ended, nothing)
 
     return fault
+
+
+def files_limited_at_the_end(trial: Trial) -> Verdict:
+    """No file may become longer than some size, which the last checkpoint exceeds, from the last update on."""
+    whole = (trial.reference.folder / CHECKPOINT_FILE).stat().st_size
+    limit = partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))
+    ended = trial.start(AtSteps({MAX_STEP: limit})).wait()
+    trial.broken += 1
+    _see_that_it_says_so(trial, ended)
+    return trial.judge(trial.go_on().wait())
 
 
 def folder_removed(trial: Trial) -> Verdict:
