@@ -140,6 +140,16 @@ def test_the_demo_fetches_its_corpus_where_a_text_is_missing(missing, project):
         assert done.stdout.startswith(f"{project}/DEQModel/train_transformer.py --data {corpus}")
 
 
+@pytest.mark.parametrize("of_their_own", [("--data", "mine"), ("--data=mine",)])
+def test_the_demo_fetches_nothing_for_another_corpus(of_their_own, project):
+    with open(project / "environment.sh", "a") as file:
+        print("prepare_environment() { python=echo; }", file=file)
+    (project / "get_data.sh").write_text("exit 1\n")
+    done = run(project / "run_demo.sh", *of_their_own, cwd=project.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f" {' '.join(of_their_own)}\n")
+
+
 def test_exit_status_is_the_training_scripts(tmp_path):
     done = run(WT103, "train", "--data", tmp_path / "nowhere", cwd=tmp_path)
     assert done.returncode == 2
