@@ -3,6 +3,7 @@
 # shallow stage into its equilibrium stage, and evaluates it. A second call sets nothing up again.
 #
 #   bash run_demo.sh [more flags for train_transformer.py]
+#   bash run_demo.sh --data FOLDER --name mine [more flags]                       trains on your own text
 #   bash run_demo.sh --restart --restart_dir LM-TFM-deq-text/demo [more flags]    goes on with a run
 #   bash run_demo.sh --eval --restart_dir LM-TFM-deq-text/demo [more flags]       evaluates it
 #
@@ -19,12 +20,14 @@ if help_is_asked "$@"; then
 fi
 prepare_environment requirements.txt
 if ! names_a_run "$@"; then
-    for split in train valid test; do
-        if [[ ! -s $root/data/demo/$split.txt ]]; then
-            PYTHON=$python bash "$root/get_data.sh" demo
-            break
-        fi
-    done
+    if [[ " $* " != *" --data"[\ =]* ]]; then
+        for split in train valid test; do
+            if [[ ! -s $root/data/demo/$split.txt ]]; then
+                PYTHON=$python bash "$root/get_data.sh" demo
+                break
+            fi
+        done
+    fi
     set -- --data "$root/data/demo" --dataset text --work_dir "$root/LM-TFM-" --name demo \
         --adaptive --cutoffs 2000 5000 --div_val 2 --wnorm \
         --d_model 128 --n_head 4 --d_head 32 --d_inner 512 --dropout 0.05 \

@@ -1,33 +1,17 @@
 """The shell scripts: published settings, further flags, other folders, exit statuses."""
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import ROOT, SCRIPTS, copied_to, passed, run
 from tiny_run import write_corpus
 
-ROOT = Path(__file__).parent.parent
 WT103 = ROOT / "run_wt103_deq_transformer.sh"
-SCRIPTS = ("run_demo.sh", "run_tests.sh", "run_wt103_deq_transformer.sh", "get_data.sh", "environment.sh")
 SMALL = (
     "--dataset text --cutoffs 8 16 --d_embed 8 --d_model 8 --n_head 2 --d_head 4 --d_inner 16 --div_val 2 "
     "--batch_size 4 --tgt_len 8 --eval_tgt_len 8 --mem_len 8 --f_thres 4 --b_thres 4 --pretrain_steps 1"
 )
-
-
-def run(script, *arguments, cwd, python=sys.executable, **environment):
-    environment = {**os.environ, "PYTHON": python, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        ["bash", str(script), *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -53,21 +37,20 @@ def test_training_and_evaluating_from_a_folder_with_a_blank_in_its_name(tmp_path
     assert "memory 300" in as_published.stdout
 
 
-def test_published_settings_reach_the_training_script(tmp_path):
-    recorder = tmp_path / "python"
-    recorder.write_text('#!/bin/sh\ncase "$1" in -c) exit 1;; esac\nprintf "%s\\n" "$@"\n')
-    recorder.chmod(0o755)
-    for word, expected in (
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
         ("train", {"--f_thres": "25", "--b_thres": "35", "--mem_len": "150", "--pretrain_steps": "16000"}),
         ("eval", {"--f_thres": "30", "--mem_len": "300", "--pretrain_steps": "0"}),
-    ):
-        done = run(WT103, word, "--name", "two words", cwd=tmp_path, python=str(recorder))
-        words = done.stdout.splitlines()
-        last = {flag: words[len(words) - words[::-1].index(flag)] for flag in (*expected, "--d_inner", "--batch_size")}
-        assert last == expected | {"--d_inner": "48000", "--batch_size": "56"}
-        assert words[-2:] == ["--name", "two words"]
-        assert ("--eval" in words) == (word == "eval")
-        assert "--cuda" not in words
+    ],
+)
+def test_published_settings_reach_the_training_script(word, expected, tmp_path):
+    words = passed(copied_to(tmp_path), "run_wt103_deq_transformer.sh", word, "--name", "two words")
+    last = {flag: words[len(words) - words[::-1].index(flag)] for flag in (*expected, "--d_inner", "--batch_size")}
+    assert last == expected | {"--d_inner": "48000", "--batch_size": "56"}
+    assert words[-2:] == ["--name", "two words"]
+    assert ("--eval" in words) == (word == "eval")
+    assert "--cuda" not in words
 
 
 @pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3")])
@@ -81,11 +64,7 @@ def test_the_first_word_must_be_train_or_eval(arguments, tmp_path):
 @pytest.fixture
 def project(tmp_path):
     """A copy of the scripts, without .venv."""
-    copy = tmp_path / "project"
-    copy.mkdir()
-    for name in SCRIPTS:
-        shutil.copy(ROOT / name, copy)
-    return copy
+    return copied_to(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -115,20 +94,6 @@ def test_flags_are_listed_by_a_python_that_can(tmp_path):
     done = run(WT103, "train", "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--f_thres" in done.stdout
-
-
-def passed(project, script, *words):
-    """What a script passes to the training script."""
-    recorder = project / "python"
-    recorder.write_text('#!/bin/sh\ncase "$1" in -c) exit 1;; esac\nprintf "%s\\n" "$@"\n')
-    recorder.chmod(0o755)
-    with open(project / "environment.sh", "a") as file:
-        print("prepare_environment() { python=$PYTHON; }", file=file)
-    done = run(project / script, *words, cwd=project, python=str(recorder))
-    assert (done.returncode, done.stderr) == (0, "")
-    program, *arguments = done.stdout.splitlines()
-    assert program == f"{project}/DEQModel/train_transformer.py"
-    return arguments
 
 
 @pytest.mark.parametrize(
@@ -173,6 +138,16 @@ def test_the_demo_fetches_its_corpus_where_a_text_is_missing(missing, project):
         assert (done.returncode, done.stdout) == (2, "fetching demo\n")
     else:
         assert done.stdout.startswith(f"{project}/DEQModel/train_transformer.py --data {corpus}")
+
+
+@pytest.mark.parametrize("of_their_own", [("--data", "mine"), ("--data=mine",)])
+def test_the_demo_fetches_nothing_for_another_corpus(of_their_own, project):
+    with open(project / "environment.sh", "a") as file:
+        print("prepare_environment() { python=echo; }", file=file)
+    (project / "get_data.sh").write_text("exit 1\n")
+    done = run(project / "run_demo.sh", *of_their_own, cwd=project.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f" {' '.join(of_their_own)}\n")
 
 
 def test_exit_status_is_the_training_scripts(tmp_path):
