@@ -18,6 +18,7 @@ if help_is_asked "$@"; then
     show_help
     exit 0
 fi
+refuse_config "$@"
 prepare_environment requirements.txt
 if ! names_a_run "$@"; then
     if [[ " $* " != *" --data"[\ =]* ]]; then

@@ -53,6 +53,7 @@ if help_is_asked "$@"; then
     printf 'call again; or see the settings in DEQModel/config/settings.py.\n'
     exit 0
 fi
+refuse_config "$@"
 [[ $command == train ]] || set -- --eval "$@"
 if ! names_a_run "$@"; then
     # With a GPU the published settings run on it; without one they run on the CPU, which takes weeks to train.

@@ -164,3 +164,11 @@ def test_an_unusable_python_is_named(project):
         "run_tests.sh: PYTHON is /bin/false, which is no Python 3.10 or newer: name another one"
     ]
     assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("given", ["--config x.toml", "--config=x.toml", "--conf x.toml"])
+def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, project):
+    for script in (("run_demo.sh",), ("run_wt103_deq_transformer.sh", "train")):
+        done = run(project / script[0], *script[1:], *given.split(), cwd=project)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"call python {project}/DEQModel/train_transformer.py --config FILE" in done.stderr
