@@ -2,9 +2,8 @@
 
 A run is killed, its files are damaged, its disk fills up, it diverges, and so on; it goes on with --restart until it
 is through. Then its best model, last checkpoint, results and log (without times) are compared with those of an
-undisturbed run.
-The model and the corpus are tiny; ten kinds of runs take turns: shallow and equilibrium stage, segments of varying
-length, chunks, adaptive bins, all schedulers and optimizers.
+undisturbed run. The model and the corpus are tiny; ten kinds of runs take turns: shallow and equilibrium stage,
+segments of varying length, chunks, adaptive bins, all schedulers and optimizers.
 
 Printed for each fault: how many trials there were, how often the runs were broken in them, and what became of them:
 

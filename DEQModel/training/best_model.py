@@ -85,14 +85,19 @@ class BestModel:
             self._write(state)
 
     def put_back(self, model: nn.Module) -> EvaluationReport:
-        """Put the best weights into the model, if they are still there; the report of its validation."""
-        self.write_what_waits()
+        """Put the best weights into the model, if they are still there; the report of its validation.
+
+        Raises:
+            UserError: they are not, and no other model can take their place.
+        """
         path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
         try:
             load_into(model, self.waiting or self._read(path), path)
         except UserError as error:
             if self.latest is None or not math.isfinite(self.latest.loss):
-                raise UserError(f"the best model is lost, and none can take its place: {error}") from error
+                raise UserError(
+                    f"{path} does not hold the best model any more: --restart searches for it again"
+                ) from error
             self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
             self.report = self.latest
             self._write(model.state_dict())

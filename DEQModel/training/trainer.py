@@ -300,7 +300,7 @@ class Trainer:
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
-        if self.world.of_first(self.checkpoints.fault is not None):
+        if self.world.of_first(bool(self.checkpoints.fault or self.best.fault)):
             self.save()  # once more, while the weights are still the last ones
         if self.world.is_first:
             self.best.put_back(self.model)
