@@ -1,5 +1,9 @@
-# Sourced by run_demo.sh and run_tests.sh: the virtual environment .venv beside this file.
+# Sourced by the run_*.sh scripts beside it: $root, their folder, and what they share.
 #
+#   help_is_asked "$@"                      whether -h or --help is among the arguments
+#   show_help                               prints the comment at the top of the script
+#   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
+#   refuse_config "$@"                      stops where --config is: the script's own settings would override the file's
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
 #
 # What is installed already is not installed again. PYTHON names the interpreter to make .venv with; else the first
@@ -10,6 +14,35 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 stop() {
     printf '%s: %s\n' "$(basename -- "$0")" "$1" >&2
     exit 2
+}
+
+help_is_asked() {
+    local argument
+    for argument in "$@"; do
+        if [[ $argument == -h || $argument == --help ]]; then return 0; fi
+    done
+    return 1
+}
+
+show_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+names_a_run() { # the flag may be cut short, and its value may follow an equals sign
+    local argument flag
+    for argument in "$@"; do
+        flag=${argument%%=*}
+        if [[ $flag == --restart_* && --restart_dir == "$flag"* ]]; then return 0; fi
+    done
+    return 1
+}
+
+refuse_config() {
+    local argument flag
+    for argument in "$@"; do
+        flag=${argument%%=*}
+        if [[ $flag == --co* && --config == "$flag"* ]]; then
+            stop "--config: this script has settings of its own, which override a file's; call python $root/DEQModel/train_transformer.py --config FILE"
+        fi
+    done
 }
 
 new_enough() {

@@ -3,12 +3,17 @@
 #
 #   bash run_wt103_deq_transformer.sh train [more flags]
 #   bash run_wt103_deq_transformer.sh eval --load FILE.pkl [more flags]
+#   bash run_wt103_deq_transformer.sh train --restart --restart_dir FOLDER [more flags]    goes on with a run
+#   bash run_wt103_deq_transformer.sh eval --restart_dir FOLDER [more flags]               evaluates it
+#   bash run_wt103_deq_transformer.sh train --help                                         lists all flags
 #
-# Flags given here come after the published ones and so take their place. Uses .venv/bin/python where it exists, else
-# $PYTHON or python3. Paths in the flags are relative to the caller's folder.
+# Flags given here come after the published ones and so take their place. With --restart_dir the published ones are
+# left out: a run has its settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs
+# PyTorch. Paths in the flags are relative to the caller's folder.
 set -euo pipefail
+# shellcheck source=environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 if [[ -x $root/.venv/bin/python && -z ${PYTHON:-} ]]; then
     python=$root/.venv/bin/python
@@ -32,19 +37,29 @@ command=${1:-}
 [[ $# -eq 0 ]] || shift
 case $command in
 train) ;;
+eval) published+=(--f_thres 30 --mem_len 300 --pretrain_steps 0) ;; # as the published model was evaluated
 -h | --help)
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    show_help
     exit 0
     ;;
-eval) published+=(--eval --f_thres 30 --mem_len 300 --pretrain_steps 0) ;; # as the published model was evaluated
-*)
-    printf 'run_wt103_deq_transformer.sh: the first argument is "%s": pass train or eval, then more flags\n' "$command" >&2
-    exit 2
-    ;;
+*) stop "the first argument is \"$command\": pass train or eval, then more flags" ;;
 esac
 
-# With a GPU the published settings run on it; without one they run on the CPU, which takes weeks to train.
-if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-    published+=(--cuda)
+program=$root/DEQModel/train_transformer.py
+if help_is_asked "$@"; then
+    "$python" "$program" --help 2>/dev/null && exit
+    show_help
+    printf '\nThe flags are listed by a Python with PyTorch: run bash run_demo.sh once, or install requirements.txt, and\n'
+    printf 'call again; or see the settings in DEQModel/config/settings.py.\n'
+    exit 0
 fi
-exec "$python" "$root/DEQModel/train_transformer.py" "${published[@]}" "$@"
+refuse_config "$@"
+[[ $command == train ]] || set -- --eval "$@"
+if ! names_a_run "$@"; then
+    # With a GPU the published settings run on it; without one they run on the CPU, which takes weeks to train.
+    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+        published+=(--cuda)
+    fi
+    set -- "${published[@]}" "$@"
+fi
+exec "$python" "$program" "$@"

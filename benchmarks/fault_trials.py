@@ -1,13 +1,14 @@
 """Training runs that are broken on purpose, and what becomes of them.
 
-A run is killed, its files are damaged, its disk fills up, and so on; it goes on with --restart until it is through.
-Then its best model, last checkpoint, results and log (without times) are compared with those of an undisturbed run.
-The model and the corpus are tiny; ten kinds of runs take turns: shallow and equilibrium stage, segments of varying
-length, chunks, adaptive bins, all schedulers and optimizers.
+A run is killed, its files are damaged, its disk fills up, it diverges, and so on; it goes on with --restart until it
+is through. Then its best model, last checkpoint, results and log (without times) are compared with those of an
+undisturbed run. The model and the corpus are tiny; ten kinds of runs take turns: shallow and equilibrium stage,
+segments of varying length, chunks, adaptive bins, all schedulers and optimizers.
 
 Printed for each fault: how many trials there were, how often the runs were broken in them, and what became of them:
 
     bit-equal   it ended as the undisturbed run did, to the bit
+    sound       it had diverged, and ended with finite weights and losses under a smaller learning rate
     refused     with one line that says why; where nothing had been saved, it was started anew, and ended so
     told        with a warning that the best model was lost (and a worse one found; the training is bit-equal), or that
                 the checkpoint is another run's

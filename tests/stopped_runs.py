@@ -1,7 +1,6 @@
 """Short runs that are stopped at a step and go on, and how two of them are compared."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from logs import is_measured, without_times
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
 from training.checkpoint import CHECKPOINT_FILE
 from training.trainer import Trainer
 
 SHORT = "--tgt_len 30 --max_step 10 --log-interval 3 --eval-interval 4"  # 7 segments an epoch
-OF_THE_CLOCK = re.compile(r"[\d,.]+ (ms/step|tokens/s|s, )")
-OF_THE_CALL = ("resumed at", "changed: ", "warning: ", "note: ", "run folder: ", "curves: ", "peak memory")
 
 
 def flags(place: Path, kind: str, name: str) -> str:
@@ -27,9 +26,14 @@ def flags(place: Path, kind: str, name: str) -> str:
 
 def told(folder: Path) -> list[str]:
     """The log without what tells of the clock or of a call."""
-    lines = (folder / "log.txt").read_text().splitlines()
-    kept = [OF_THE_CLOCK.sub("", line) for line in lines if not line.startswith(OF_THE_CALL)]
-    return [re.sub(r" in +s|\d+ updates in .*", "", line) for line in kept]
+    return without_times((folder / "log.txt").read_text())
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points of each curve that does not tell of the clock."""
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    names = [name for name in board.Tags()["scalars"] if not is_measured(name)]
+    return {name: [(point.step, point.value) for point in board.Scalars(name)] for name in names}
 
 
 def content(folder: Path) -> dict:
@@ -41,8 +45,9 @@ def assert_same(one: object, other: object, where: str = "") -> None:
     assert type(one) is type(other), where
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
-        for key in one.keys() - {"seconds", "log_end", "restart", "restart_dir"}:
-            assert_same(one[key], other[key], f"{where} {key}")
+        for key in one.keys() - {"log_end", "restart", "restart_dir"}:
+            if not is_measured(key):
+                assert_same(one[key], other[key], f"{where} {key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), where
         for i, pair in enumerate(zip(one, other, strict=True)):

@@ -14,10 +14,10 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "config": {"system", "modules", "utils", "models", "data"},
     "runs": {"system", "config", "data"},
     "evaluation": {"system", "modules", "data", "models", "config", "runs"},
-    "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation"},
+    "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation", "generation"},
     "generation": {"system", "modules", "data", "models", "config", "evaluation"},
     "sharing": {"system", "models", "config", "runs", "evaluation"},
-    "": {"system", "config", "models", "training", "evaluation", "generation", "sharing"},  # the scripts
+    "": {"system", "config", "models", "runs", "training", "evaluation", "generation", "sharing"},  # the scripts
 }
 
 

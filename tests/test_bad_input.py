@@ -54,6 +54,7 @@ FLAGS = [
     ("--load=", ["--load is empty", "leave it out"]),
     ("--sweep=", ["--sweep is empty"]),
     ("--name=", ["--name is empty"]),
+    ("--sample -1", ["--sample is -1", "at least 0"]),
     ("--max_step 1" + 300 * "0", ["--max_step", "301 digits"]),
     ("--emb_init_range 1e308", ["--emb_init_range is 1e+308", "below 1000000.0"]),
     ("--init_range 1e308 --init uniform", ["--init_range is 1e+308", "below 1000000.0"]),

@@ -10,7 +10,10 @@ from diverging import skipped, validating
 from stopped_runs import content, flags, restart, signal_in_update
 from tiny_run import Outcome, call
 
+from evaluation.report import EvaluationReport
+from system.state_dicts import save_state_dict
 from training.checkpoint import CHECKPOINT_FILE
+from training.trainer import Trainer
 
 STAGES = "--pretrain_steps 5"  # validations at steps 4 and 5, then 8 and 10
 NAN, INF = math.nan, math.inf
@@ -95,3 +98,45 @@ def test_a_best_model_without_a_loss_of_an_older_program_is_none(stopped):
     torch.save(checkpoint, stopped / CHECKPOINT_FILE)
     with validating(4, 5):
         assert restart(stopped).results["valid"]["loss"] == 4
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_best_model_that_vanishes_while_it_is_tested(finished, stopped, monkeypatch):
+    """The last one takes its place, where it has been validated."""
+    if finished:
+        assert restart(stopped).status == 0
+    restore_best = Trainer.restore_best
+
+    def vanishing(trainer: Trainer) -> EvaluationReport:
+        (trainer.experiment.folder / "model_state_dict.pkl").unlink()
+        return restore_best(trainer)
+
+    monkeypatch.setattr(Trainer, "restore_best", vanishing)
+    outcome = restart(stopped)
+    if finished:
+        assert outcome.status == 2
+        assert "model_state_dict.pkl does not hold the best model any more: --restart searches for it" in outcome.err
+        assert not (stopped / "results.json").exists()
+    else:
+        assert outcome.status == 0
+        assert "the best model is lost, and the last one takes its place" in outcome.out
+    monkeypatch.undo()
+    assert restart(stopped).status == 0
+
+
+def test_a_checkpoint_knows_the_best_model_that_was_written_at_the_second_try(place, tmp_path, monkeypatch):
+    tries = []
+
+    def failing(state, path) -> None:
+        tries.append(path)
+        if len(tries) in (3, 4):  # of the validation at step 10, and of the save behind it
+            raise OSError(28, "No space left on device")
+        save_state_dict(state, path)
+
+    monkeypatch.setattr("training.best_model.save_state_dict", failing)
+    with validating(3, 2, 1):
+        outcome = run_of(place, tmp_path, "")
+    assert (outcome.status, len(tries)) == (0, 5)
+    again = restart(outcome.folder)
+    assert "does not hold the best model" not in again.out
+    assert again.results["valid"]["loss"] == 1

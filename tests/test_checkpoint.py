@@ -127,7 +127,7 @@ def test_evaluation_of_a_run_reads_no_values_of_its_checkpoints(stopped, place):
 def test_a_checkpoint_from_which_another_process_went_on_meanwhile_is_refused(stopped, place, monkeypatch):
     """Both had read its header; the other one was the first to lock the folder, and is through."""
     whole = call(flags(place, "--save_interval 4", "alone"))
-    record, left = recipe.Work._experiment, {}
+    record, left = recipe.open_record, {}
 
     def late(*given):
         monkeypatch.undo()
@@ -135,7 +135,7 @@ def test_a_checkpoint_from_which_another_process_went_on_meanwhile_is_refused(st
         left.update({path: path.read_bytes() for path in stopped.iterdir() if path.is_file()})
         return record(*given)
 
-    monkeypatch.setattr(recipe.Work, "_experiment", late)
+    monkeypatch.setattr(recipe, "open_record", late)
     outcome = restart(stopped)
     assert (outcome.status, outcome.out) == (2, "")
     assert f"{stopped} is in use by another process, which has gone on" in outcome.err

@@ -1,6 +1,7 @@
 """The cache of encoded corpora, and what users get wrong."""
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -130,11 +131,36 @@ def test_a_damaged_entry_is_named(folder, capsys):
     assert f"{folder}/.cache-deq/wt2: the encoded corpus is damaged, encoding it anew" in capsys.readouterr().err
 
 
-def test_a_byte_order_mark_is_kept_and_named(folder, capsys):
-    (folder / "train.txt").write_text("a b\n", encoding="utf-8-sig")
-    assert "\ufeffa" in load(folder).vocab.words
-    (note,) = [line for line in capsys.readouterr().err.splitlines() if "byte order mark" in line]
-    assert f"note: {folder}/train.txt starts with" in note
+@pytest.mark.parametrize("large", [1 << 26, 8])  # read by this process, and by workers
+def test_a_byte_order_mark_is_dropped_and_named(folder, monkeypatch, capsys, large):
+    monkeypatch.setattr(text_encoding, "LARGE", large)
+    write(folder, "a b a c\n" * 9, "b a\n", "c\n")
+    without = load(folder)
+    for split in ("train", "test"):
+        path = folder / f"{split}.txt"
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    corpus = load(folder)
+    assert corpus.vocab.words == without.vocab.words
+    assert all(getattr(corpus, split).tolist() == getattr(without, split).tolist() for split in SPLITS)
+    assert corpus.checksum == without.checksum
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {folder}/{split}.txt starts with a byte order mark, which is dropped" for split in ("train", "test")
+    ]
+
+
+def test_an_unknown_word_is_told_without_the_byte_order_mark(folder):
+    (folder / "test.txt").write_text("d b\n", encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"test\.txt, line 1: the word 'd' is not"):
+        load(folder, "text")
+
+
+def test_what_an_earlier_version_encoded_is_encoded_anew(folder, encodings):
+    load(folder)
+    path = folder / ".cache-deq" / "wt2" / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"format": 2}))  # which kept byte order marks
+    load(folder)
+    assert len(encodings) == 2
 
 
 def test_a_killed_process_leaves_nothing_that_is_taken_for_an_entry(folder, encodings):
@@ -192,10 +218,20 @@ def test_a_text_that_changes_while_it_is_read(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("large", [1 << 26, 8])  # read by this process, and by workers
-def test_bytes_that_are_not_utf8(folder, monkeypatch, large):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"b c\r\nc\n\nna\xefve\n c\n", "line 4: bytes that are not UTF-8; convert the file to UTF-8"),
+        (b"b c\r\nc\n\na\0b\n c\n", "line 4: a NUL byte, as in UTF-16 or a damaged file; convert the file to UTF-8"),
+        ("b c\nc\n".encode("utf-16-le"), "line 1: a NUL byte, as in"),
+        ("b c\nc\n".encode("utf-16"), "line 1: bytes that are not UTF-8"),
+        (b"b c\na b c\n\0", "line 3: a NUL byte"),
+    ],
+)
+def test_bytes_that_are_no_text(folder, monkeypatch, large, content, message):
     monkeypatch.setattr(text_encoding, "LARGE", large)
-    (folder / "valid.txt").write_bytes(b"b c\r\nc\n\nna\xefve\n c\n")
-    with pytest.raises(UserError, match=r"valid\.txt, line 4: .*UTF-8"):
+    (folder / "valid.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"valid\.txt, {message}"):
         load(folder)
     assert sorted(path.name for path in (folder / ".cache-deq").iterdir()) == ["lock"]
 

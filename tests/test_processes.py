@@ -1,6 +1,7 @@
 """Training in several processes is training in one: losses, weights, validations, checkpoints."""
 
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -136,9 +137,15 @@ def test_processes_without_a_row_or_with_too_few_for_the_chunks_are_refused(plac
     assert not (tmp_path / "deq-text").exists()
 
 
-def test_processes_that_would_train_otherwise_are_refused(place, tmp_path):
-    """As on two machines, each with a command line and files of its own."""
+def test_processes_end_together_where_they_would_train_otherwise_or_cannot_write(place, runs, tmp_path):
+    """As on two machines, each with a command line and files of its own; and with a folder in a file's place."""
     one, other = (job(place, tmp_path, "differ", f"--lr {lr}") for lr in (0.01, 0.02))
-    assert run_in(2, [Job(one.argv, one.place, of_others=other.argv)]) == [[2, 2]]
+    folder, output = shutil.copytree(run_folder(runs, "stages-2"), tmp_path / "stages-2"), tmp_path / "blocked"
+    (folder / "results.json").unlink()
+    for blocked in (folder / "results.json", output):
+        blocked.mkdir()
+    resumed = ("--restart", "--restart_dir", str(folder))
+    assert run_in(2, [Job(one.argv, one.place, of_others=other.argv), Job(resumed, output)]) == [[2, 2], [2, 2]]
     assert "the processes differ: lr is 0.01 in process 0 and 0.02 in process 1" in (one.place / "err-0").read_text()
     assert not (tmp_path / "deq-text").exists()
+    assert f"{folder}: results.json (Is a directory) could not be written" in (output / "err-0").read_text()

@@ -5,44 +5,29 @@ import fcntl
 import io
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 from reports import solve_report
 from tiny_run import COURSE, LENGTHS, MODEL
-from tqdm import tqdm
 
 import train_transformer
-from evaluation.evaluation import bar_text
+from evaluation.report import bar_figures
 from evaluation.solve_statistics import SolveStatistics
-from system.progress import BAR, LostScreenError, has_bar, progress_bar, say, show_any_text
-from training.telemetry import SinceLastLog
+from system.progress import LostScreenError, has_bar, progress_bar, say, show_any_text
+from training.log_lines import for_bar
+from training.telemetry import Window
 
 SCRIPT = Path(__file__).parent.parent / "DEQModel" / "train_transformer.py"
 SCREENS = ["closed", "full", "broken pipe"]
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (24, 0), (24, 80)])
-def test_where_log_lines_are_left_off_there_is_a_bar(rows, columns, monkeypatch):
-    outside, inside = pty.openpty()
-    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    with open(inside, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
-        monkeypatch.setattr(sys, "stderr", terminal)
-        assert has_bar()
-        with progress_bar(2, "some work") as bar:
-            bar.update()
-        shown = os.read(outside, 10000).decode()
-        monkeypatch.undo()
-    os.close(outside)
-    assert "some work 0/2" in shown
-    assert "0%|" in shown
 
 
 def solved(steps: int) -> SolveStatistics:
@@ -51,25 +36,95 @@ def solved(steps: int) -> SolveStatistics:
     return solves
 
 
-def shown(text: str, what: str, total: int) -> str:
-    """The bar of a run that will take another 89 hours, on 80 columns."""
-    n = total * 12 // 100
-    return tqdm.format_meter(
-        n, total, elapsed=12 * 3600, ncols=80, prefix=what, postfix=text, bar_format=BAR, rate=n / (12 * 3600)
-    )
+@contextlib.contextmanager
+def terminal(rows: int, columns: int) -> Iterator[Callable[[], list[str]]]:
+    """Standard output and error are a terminal of this size; gives what it has been shown, drawing by drawing."""
+    outside, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    shown, all_of_it = bytearray(), b"\x1b[0m"
+
+    def read() -> None:
+        while not shown.endswith(all_of_it):
+            shown.extend(os.read(outside, 4096))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    with open(inside, "w") as stream, pytest.MonkeyPatch.context() as patch:
+
+        def seen() -> list[str]:
+            stream.write(all_of_it.decode())
+            stream.flush()
+            reader.join(10)
+            lines = re.split(r"[\r\n]+", shown.removesuffix(all_of_it).decode())
+            return [line.rstrip() for line in lines if line.strip()]
+
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        yield seen
+    os.close(outside)
 
 
-def test_the_figures_of_training_fit_in_80_columns():
-    solves = {"forward": solved(25), "backward": solved(35)}
-    window = SinceLastLog(updates=1, tokens=98765, nll=98765 * 10.8, seconds=1.0, **solves)
-    assert shown(window.brief(), "train", 300000).startswith(
-        "train 36000/300000 88:00:00, loss 10.800 ppl 49021 98.8k tok/s f 25.0 to 1e-03"
-    )
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (24, 0), (24, 80)])
+def test_where_log_lines_are_left_off_there_is_a_bar(rows, columns):
+    with terminal(rows, columns) as seen:
+        assert has_bar()
+        with progress_bar(2, "some work") as bar:
+            bar.update()
+        assert seen()[0].startswith("some work   0% 0/2 ? left |")
 
 
-def test_the_figures_of_an_evaluation_fit_in_80_columns():
-    text = bar_text(7.975, 3743.0, solver=solved(30))
-    assert "loss 7.975 ppl 2907.4 3.74k tok/s solver 30.0 to 1e-03" in shown(text, "valid", 1364)
+SOLVED = {"forward": solved(25), "backward": solved(35)}
+LONG_RUN = Window(lr=2.5e-4, updates=10, tokens=987654, nll=987654 * 10.8, seconds=10.0, norms=3.0, **SOLVED)
+FIGURES = "train  12% 36001/300000 3.1d left loss 10.8 ppl 49.0k 98.8k/s f 25.0 1e-3"
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        (40, "train  12% 36001/300000 3.1d left |"),
+        (60, "train  12% 36001/300000 3.1d left loss 10.8 ppl 49.0k |"),
+        (80, f"{FIGURES} |"),
+        (120, f"{FIGURES} b 35.0 1e-3 lr 2.5e-4 grad 0.3 |"),
+    ],
+)
+def test_the_bar_of_training_gives_way_to_whole_figures(columns, wanted, monkeypatch):
+    with terminal(24, columns) as seen, progress_bar(300000, "train", initial=36000) as bar:
+        bar.update()
+        monkeypatch.setattr(bar, "_time", lambda: bar.start_t + 1)
+        bar._ema_dn, bar._ema_dt = (lambda: 1), (lambda: 1)  # an update a second
+        bar.show(for_bar(LONG_RUN))
+        line = seen()[-1]
+    assert line.startswith(wanted)
+    assert line.endswith("|")
+    assert len(line) < columns
+
+
+def test_the_bar_of_an_evaluation_on_80_columns():
+    with terminal(24, 80) as seen, progress_bar(1364, "valid", initial=160) as bar:
+        bar.update()
+        bar.show(bar_figures(7.975, 3743.0, solved(30)))
+        assert re.match(r"valid  12% 161/1364 \S+ left loss 7.97 ppl 2.91k 3.74k/s solver 30.0 1e-3 \|.*\|", seen()[-1])
+
+
+def test_bars_of_bytes_count_in_larger_units():
+    with terminal(24, 80) as seen, progress_bar(543_000_000, "encoding", unit="B") as bar:
+        bar.update(12_300_000)
+        bar.refresh()
+        assert re.match(r"encoding   2% 12.3M/543M \S+ left \|", seen()[-1])
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_run_on_a_terminal(columns, place, tmp_path):
+    command = f"--data {place}/corpus --dataset text --work_dir {tmp_path}/ {MODEL} {LENGTHS} {COURSE} --max_step 30"
+    with terminal(50, columns) as seen:
+        assert train_transformer.main(command.split()) == 0
+        lines = seen()
+    bars = [line for line in lines if line.startswith("train ")]
+    assert bars[0].startswith("train   0% 0/30 ? left |")
+    assert any(re.match(r"train +\d+% \d+/30 \S+ left loss \S+ ppl \S+ +\S+/s .*\|", line) for line in bars)
+    assert max(map(len, bars)) < columns
+    assert any(" step 30 valid loss " in line for line in lines)
+    assert not any(" step 2 " in line for line in lines), "the bar shows what the lines of updates would"
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ def test_results_are_json():
 def test_residual_of_an_iterate_that_was_never_evaluated():
     unknown = dataclasses.replace(TEST, solve=dataclasses.replace(TEST.solve, residual=float("inf")))
     assert "7.2 steps, residual unknown (" in str(results(test=unknown))
-    assert "residual unknown; stopped" in str(unknown)
+    assert "residual unknown\n    stopped: " in str(unknown)
 
 
 def test_no_time_at_all_is_no_division_by_zero():

@@ -1,14 +1,20 @@
 """Runs that go on from their checkpoint end as if they had never stopped, whatever step they stopped at."""
 
 import json
+import math
 import os
+import re
+import shutil
 import signal
 
 import pytest
-from stopped_runs import assert_same, content, flags, restart, signal_in_update, told
-from tiny_run import LENGTHS, MODEL, call
+import torch
+from stopped_runs import assert_same, content, curves, flags, restart, signal_in_update, told
+from tiny_run import LENGTHS, MODEL, Outcome, call
 
+from training.checkpoint import CHECKPOINT_FILE
 from training.kept_checkpoints import KeptCheckpoints
+from training.trainer import Trainer
 
 KINDS = {
     "shallow": "--pretrain_steps 20 --dropout 0.1 --dropatt 0.1",
@@ -42,6 +48,7 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
     assert mine["settings"].pop("name") != theirs["settings"].pop("name")
     assert_same(mine, theirs)
     assert told(folder) == told(whole.folder)
+    assert curves(folder) == curves(whole.folder)
     a, b = last.results, whole.results
     assert (a["test"]["loss"], a["valid"]["loss"]) == (b["test"]["loss"], b["valid"]["loss"])
     assert a["training"]["updates"] == b["training"]["updates"] == 10
@@ -85,7 +92,35 @@ def test_best_model_of_a_finished_run_outlives_worse_ones(place):
     assert rest.status == 0
     assert rest.results["valid"]["loss"] == loss
     assert_same(rest.weights, weights)
-    assert "step 10 | valid: perplexity" in rest.log
+    assert f"step 10 valid loss {loss:.5f}" in first.log
+    assert re.search(rf"step 12 valid loss .* \(best {math.exp(loss):.3f}\)", rest.log)
+
+
+def test_a_killed_run_that_validates_again_has_no_point_twice(place, monkeypatch):
+    whole = call(flags(place, "", "alive"))
+    update = Trainer.update
+
+    def killed(trainer, *given):
+        if trainer.progress.step == 6:
+            raise RuntimeError("killed")
+        return update(trainer, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            call(flags(place, "", "killed"))
+    folder = whole.folder.with_name("killed")
+    assert content(folder)["step"] == 4, "before the validation"
+    assert "valid/loss" in curves(folder)
+    assert restart(folder).status == 0
+    assert curves(folder) == curves(whole.folder)
+    assert told(folder) == told(whole.folder)
+
+
+def test_a_run_that_is_tested_again_has_no_point_twice(stopped):
+    first = curves(restart(stopped).folder)
+    assert "test/loss" in first
+    assert curves(restart(stopped).folder) == first
 
 
 def test_signal_in_a_validation_ends_it_and_loses_nothing(place, monkeypatch):
@@ -126,7 +161,7 @@ def test_changed_settings_are_told_one_by_one(stopped, place):
         "changed: --scheduler is constant, was cosine",
         "changed: --max_step is 12, was 10",
     ]
-    assert "lr 0.005 |" in rest.log
+    assert " lr 5.0e-3 " in rest.log
     assert rest.results["training"]["updates"] == 12
 
 
@@ -177,6 +212,39 @@ def test_evaluation_of_a_run_refuses_another_numbering_of_as_many_words(stopped,
         outcome = call(f"--data {folder} --dataset text {MODEL} {LENGTHS} --debug --eval --restart_dir {stopped}")
         assert outcome.status == status, outcome.err
         assert ("is not what the run" in outcome.err) == bool(status)
+
+
+def test_other_texts_for_validation_and_test_are_told_once(stopped, place, tmp_path):
+    corpus = shutil.copytree(place / "corpus", tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
+    for split in ("valid", "test"):
+        (corpus / f"{split}.txt").write_text("word1 WORD2 word3\n" * 30)
+    evaluated = f"--data {corpus} --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}"
+    wanted = [f"warning: {corpus}/{split}.txt is not the text that the run in {stopped}" for split in ("valid", "test")]
+
+    def warned(outcome: Outcome) -> list[str]:
+        assert outcome.status in (0, 143), outcome.err
+        return [line.partition(" had: ")[0] for line in outcome.out.splitlines() if line.startswith("warning: ")]
+
+    assert warned(call(evaluated)) == wanted
+    with signal_in_update(7):
+        assert warned(restart(stopped, f"--data {corpus}")) == wanted
+    assert warned(restart(stopped)) == warned(call(evaluated)) == []
+    assert "losses on valid do not compare" in call(evaluated.replace(str(corpus), f"{place}/corpus")).out
+
+
+def test_checkpoints_of_a_program_that_noted_the_training_text_alone(stopped, place):
+    checkpoint = content(stopped)
+    words, train, *_ = checkpoint["corpus"].split("-")
+    torch.save({**checkpoint, "corpus": f"{words}-{train}"}, stopped / CHECKPOINT_FILE)
+    assert (
+        "warning: "
+        not in call(f"--data {place}/corpus --dataset text {MODEL} {LENGTHS} --eval --restart_dir {stopped}").out
+    )
+    assert restart(stopped, f"--data {place}/other").status == 2
+    outcome = restart(stopped)
+    assert outcome.status == 0
+    assert "warning: " not in outcome.out
+    assert content(stopped)["corpus"] == checkpoint["corpus"]
 
 
 def test_best_model_that_was_damaged_is_searched_for_again(stopped):

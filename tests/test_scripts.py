@@ -1,15 +1,12 @@
 """The shell scripts: published settings, further flags, other folders, exit statuses."""
 
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import ROOT, SCRIPTS, copied_to, passed, run
 from tiny_run import write_corpus
 
-ROOT = Path(__file__).parent.parent
 WT103 = ROOT / "run_wt103_deq_transformer.sh"
 SMALL = (
     "--dataset text --cutoffs 8 16 --d_embed 8 --d_model 8 --n_head 2 --d_head 4 --d_inner 16 --div_val 2 "
@@ -17,21 +14,7 @@ SMALL = (
 )
 
 
-def run(script, *arguments, cwd, python=sys.executable, **environment):
-    environment = {**os.environ, "PYTHON": python, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        ["bash", str(script), *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    "name", ["run_demo.sh", "run_tests.sh", "run_wt103_deq_transformer.sh", "get_data.sh", "environment.sh"]
-)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_syntax(name):
     subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
 
@@ -54,21 +37,20 @@ def test_training_and_evaluating_from_a_folder_with_a_blank_in_its_name(tmp_path
     assert "memory 300" in as_published.stdout
 
 
-def test_published_settings_reach_the_training_script(tmp_path):
-    recorder = tmp_path / "python"
-    recorder.write_text('#!/bin/sh\ncase "$1" in -c) exit 1;; esac\nprintf "%s\\n" "$@"\n')
-    recorder.chmod(0o755)
-    for word, expected in (
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
         ("train", {"--f_thres": "25", "--b_thres": "35", "--mem_len": "150", "--pretrain_steps": "16000"}),
         ("eval", {"--f_thres": "30", "--mem_len": "300", "--pretrain_steps": "0"}),
-    ):
-        done = run(WT103, word, "--name", "two words", cwd=tmp_path, python=str(recorder))
-        words = done.stdout.splitlines()
-        last = {flag: words[len(words) - words[::-1].index(flag)] for flag in (*expected, "--d_inner", "--batch_size")}
-        assert last == expected | {"--d_inner": "48000", "--batch_size": "56"}
-        assert words[-2:] == ["--name", "two words"]
-        assert ("--eval" in words) == (word == "eval")
-        assert "--cuda" not in words
+    ],
+)
+def test_published_settings_reach_the_training_script(word, expected, tmp_path):
+    words = passed(copied_to(tmp_path), "run_wt103_deq_transformer.sh", word, "--name", "two words")
+    last = {flag: words[len(words) - words[::-1].index(flag)] for flag in (*expected, "--d_inner", "--batch_size")}
+    assert last == expected | {"--d_inner": "48000", "--batch_size": "56"}
+    assert words[-2:] == ["--name", "two words"]
+    assert ("--eval" in words) == (word == "eval")
+    assert "--cuda" not in words
 
 
 @pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3")])
@@ -79,31 +61,93 @@ def test_the_first_word_must_be_train_or_eval(arguments, tmp_path):
     assert "pass train or eval" in done.stderr
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help(flag, tmp_path):
-    done = run(WT103, flag, cwd=tmp_path)
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the scripts, without .venv."""
+    return copied_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("run_demo.sh", "--help"), "bash run_demo.sh --restart --restart_dir LM-TFM-deq-text/demo"),
+        (("run_demo.sh", "--max_step", 3, "-h"), "DEQModel/train_transformer.py --help"),
+        (("run_tests.sh", "--help"), "bash run_tests.sh [pytest arguments]"),
+        (("run_tests.sh", "-h"), ".venv/bin/python -m pytest --help"),
+        (("run_wt103_deq_transformer.sh", "--help"), "run_wt103_deq_transformer.sh eval --load FILE.pkl"),
+        (("run_wt103_deq_transformer.sh", "-h"), "run_wt103_deq_transformer.sh train --help"),
+        (("run_wt103_deq_transformer.sh", "train", "--help"), "a Python with PyTorch"),
+        (("run_wt103_deq_transformer.sh", "eval", "--mem_len", 3, "-h"), "a Python with PyTorch"),
+    ],
+)
+def test_help_needs_and_makes_nothing(arguments, expected, project):
+    script, *words = arguments
+    before = sorted(project.iterdir())
+    done = run(project / script, *words, cwd=project.parent, python="/bin/false")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "run_wt103_deq_transformer.sh eval --load FILE.pkl" in done.stdout
+    assert expected in done.stdout
     assert "set -" not in done.stdout
+    assert sorted(project.iterdir()) == before
+
+
+def test_flags_are_listed_by_a_python_that_can(tmp_path):
+    done = run(WT103, "train", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--f_thres" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "of_a_run", ["--restart_dir a/run", "--restart_dir=a/run", "--restart_d a/run", "--restart_=a"]
+)
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("run_demo.sh --restart", "--restart"),
+        ("run_demo.sh --eval", "--eval"),
+        ("run_wt103_deq_transformer.sh train --restart", "--restart"),
+        ("run_wt103_deq_transformer.sh train --eval", "--eval"),
+        ("run_wt103_deq_transformer.sh eval", "--eval"),
+    ],
+)
+def test_a_run_keeps_its_settings(script, expected, of_a_run, project):
+    further = [*of_a_run.split(), "--f_thres", "30"]
+    assert passed(project, *script.split(), *further) == [expected, *further]
+
+
+@pytest.mark.parametrize(
+    "further", ["--restart", "--eval --load a.pkl", "--restart_no_such_flag", "--name restart_dir"]
+)
+def test_other_flags_leave_the_published_settings(further, project):
+    words = further.split()
+    of_training = passed(project, "run_wt103_deq_transformer.sh", "train", *words)
+    assert of_training[-len(words) :] == words
+    assert "--d_inner" in of_training
 
 
 @pytest.mark.parametrize("missing", ["train.txt", "valid.txt", "test.txt", None])
-def test_the_demo_fetches_its_corpus_where_a_text_is_missing(missing, tmp_path):
-    copy = tmp_path / "project"
-    corpus = write_corpus(copy / "data" / "demo")
+def test_the_demo_fetches_its_corpus_where_a_text_is_missing(missing, project):
+    corpus = write_corpus(project / "data" / "demo")
     if missing:
         (corpus / missing).unlink()
-    shutil.copy(ROOT / "run_demo.sh", copy)
-    (copy / "environment.sh").write_text(
-        'root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) python=echo\nprepare_environment() { :; }\n'
-    )
-    (copy / "get_data.sh").write_text("echo fetching $1\nexit 2\n")
-    done = run(copy / "run_demo.sh", cwd=tmp_path)
+    with open(project / "environment.sh", "a") as file:
+        print("prepare_environment() { python=echo; }", file=file)
+    (project / "get_data.sh").write_text("echo fetching $1\nexit 2\n")
+    done = run(project / "run_demo.sh", cwd=project.parent)
     assert done.stderr == ""
     if missing:
         assert (done.returncode, done.stdout) == (2, "fetching demo\n")
     else:
-        assert done.stdout.startswith(f"{copy}/DEQModel/train_transformer.py --data {corpus}")
+        assert done.stdout.startswith(f"{project}/DEQModel/train_transformer.py --data {corpus}")
+
+
+@pytest.mark.parametrize("of_their_own", [("--data", "mine"), ("--data=mine",)])
+def test_the_demo_fetches_nothing_for_another_corpus(of_their_own, project):
+    with open(project / "environment.sh", "a") as file:
+        print("prepare_environment() { python=echo; }", file=file)
+    (project / "get_data.sh").write_text("exit 1\n")
+    done = run(project / "run_demo.sh", *of_their_own, cwd=project.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f" {' '.join(of_their_own)}\n")
 
 
 def test_exit_status_is_the_training_scripts(tmp_path):
@@ -113,14 +157,18 @@ def test_exit_status_is_the_training_scripts(tmp_path):
     assert str(tmp_path / "nowhere") in done.stderr.splitlines()[-1]
 
 
-def test_an_unusable_python_is_named(tmp_path):
-    copy = tmp_path / "project"
-    copy.mkdir()
-    for name in ("run_tests.sh", "environment.sh", "requirements.txt", "requirements-dev.txt"):
-        (copy / name).write_bytes((ROOT / name).read_bytes())
-    done = run(copy / "run_tests.sh", cwd=tmp_path, python="/bin/false")
+def test_an_unusable_python_is_named(project):
+    done = run(project / "run_tests.sh", cwd=project.parent, python="/bin/false")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         "run_tests.sh: PYTHON is /bin/false, which is no Python 3.10 or newer: name another one"
     ]
-    assert not (copy / ".venv").exists()
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("given", ["--config x.toml", "--config=x.toml", "--conf x.toml"])
+def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, project):
+    for script in (("run_demo.sh",), ("run_wt103_deq_transformer.sh", "train")):
+        done = run(project / script[0], *script[1:], *given.split(), cwd=project)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"call python {project}/DEQModel/train_transformer.py --config FILE" in done.stderr

@@ -38,7 +38,7 @@ def folders(place):
 def test_it_is_trained_and_its_own_flags_are_checked(folders):
     base, whole, _ = folders
     log = (whole / "log.txt").read_text()
-    assert re.search(r"step 8 .*forward [\d.]+ steps", log)
+    assert re.search(r"step 8 .* f [\d.]+ +\S+ b [\d.]+ +\S+ grad", log)
     assert "end of shallow stage" in log
     assert call(f"{base} --width 7", status=2) == "train_tanh.py: error: --width is 7: pass an even one\n"
     assert "--gain X" in call("--help")

@@ -77,7 +77,7 @@ BAD = {
     "not UTF-8": (b"a b\r\na \xff b\n", ["line 2", "not UTF-8", "convert"]),
     "cut off in a letter": (b"a\na \xc3", ["line 2", "not UTF-8"]),
     "a NUL byte": (b"a\n\na \0b\n", ["line 3", "NUL byte"]),
-    "UTF-16": ("a b\n".encode("utf-16"), ["line 1", "NUL byte"]),
+    "UTF-16": ("a b\n".encode("utf-16"), ["line 1", "not UTF-8"]),
     "empty": (b"", ["holds no words"]),
     "blank lines": (b"\n \n", ["holds no words"]),
     "an unknown word": (b"a b\na <eos>\n\nb\ta c\n", ["line 4", "the word 'c'", "no <unk>"]),

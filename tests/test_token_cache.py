@@ -124,15 +124,15 @@ def test_new_texts_are_no_damage(folder, entry, capsys):
     assert "damaged" not in capsys.readouterr().err
 
 
-def test_the_checksum_is_of_vocabulary_and_training_text(folder, entry):
-    first = load(folder).checksum
-    assert len(first) == 16 + 1 + 8
-    (folder / "test.txt").write_text("a a\n")
-    assert load(folder).checksum == first
-    (folder / "train.txt").write_text("b" + TEXTS["train"][1:])  # the same words, another text
-    assert load(folder).checksum != first
-    (folder / "train.txt").write_text(TEXTS["train"])
-    assert load(folder).checksum == first
+def test_the_checksum_has_parts_of_the_vocabulary_and_of_each_text(folder, entry):
+    first = load(folder).checksum.split("-")
+    assert list(map(len, first)) == [16, 8, 8, 8]
+    for part, split in enumerate(TEXTS, start=1):
+        (folder / f"{split}.txt").write_text(f"{TEXTS[split].rstrip()} a\n")  # the same words, another text
+        changed = load(folder).checksum.split("-")
+        assert [i for i, pair in enumerate(zip(first, changed, strict=True)) if pair[0] != pair[1]] == [part]
+        (folder / f"{split}.txt").write_text(TEXTS[split])
+        assert load(folder).checksum.split("-") == first
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

@@ -39,7 +39,6 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
         "log.txt",
         "model_state_dict.pkl",
         "model_state_dict.settings.json",
-        "probe",
         "results.json",
         "settings.json",
         "vocabulary.txt",
@@ -48,7 +47,7 @@ def test_training_end_to_end_then_evaluation_of_its_file(run):
     assert f"tensorboard --logdir {outcome.folder}" in outcome.out
     assert outcome.log.splitlines() == outcome.out.splitlines(), "without a terminal both are the same"
 
-    assert "step 3 | end of shallow stage: perplexity" in outcome.log
+    assert "step 3 end of shallow stage: perplexity" in outcome.log
     assert results["shallow_stage"]["shallow"] == 2
     assert (results["valid"]["shallow"], results["test"]["shallow"]) == (None, None)
     assert results["training"]["updates"] == 6
@@ -138,7 +137,7 @@ def test_interrupted_run_says_where_it_is(place):
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), "the run is past its first step, and says so"
     assert "--max_step 1 lies before step" in again.stderr
     torch.load(folder / "model_state_dict.pkl", weights_only=True)
-    kinds = {path.suffix for path in folder.iterdir() if path.name != "probe" and "tfevents" not in path.name}
+    kinds = {path.suffix for path in folder.iterdir() if "tfevents" not in path.name}
     assert kinds <= {".txt", ".json", ".pkl", ".pt"}
 
 
@@ -170,7 +169,7 @@ def test_second_interrupt_does_not_wait_for_the_end_of_the_update(mode, run, mon
 def test_run_that_is_stopped_by_its_loss_says_what_is_saved(run):
     outcome = run("--lr 1e30 --scheduler constant --max_step 50 --max_bad_steps 3 --save_interval 1 --name stopped")
     assert outcome.status == 2
-    assert "step 4 | update skipped: loss nan, gradient nan (3 in a row, --max_bad_steps 3)" in outcome.log
+    assert "step 4 update skipped: loss nan, gradient nan (3 in a row, --max_bad_steps 3)" in outcome.log
     assert "step 4: 3 updates in a row had a loss or a gradient that is not finite" in outcome.err
     assert f"{ROOT}/DEQModel/train_transformer.py --restart --restart_dir {outcome.folder}" in outcome.log
     assert torch.load(outcome.folder / "checkpoint.pt", weights_only=True)["step"] == 1
@@ -194,14 +193,20 @@ def test_curves_of_a_run_are_in_tensorboard(run):
     solve = {"steps", "evaluations", "residual", "unconverged_sequences", "stopped/converged", "stopped/max_steps"}
     names = {f"train/{name}" for name in ("loss", "perplexity", "lr", "gradient_norm", "tokens_per_second")}
     names |= {f"{kind}/{name}" for kind in ("forward", "backward", "valid", "test") for name in solve}
-    names.add("backward/failed")
-    names.add("backward/failed")
+    names |= {"backward/failed", "train/epoch", "train/ms_per_step", "train/seconds"}
+    names |= {f"probe/residual_after_{n}" for n in (1, 2, 4, 6)}
     assert names <= set(board.Tags()["scalars"])
     assert [point.step for point in board.Scalars("train/loss")] == [2, 4, 6]
+    seconds = [point.value for point in board.Scalars("train/seconds")]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
 
-    probes = run(STAGES).folder / "probe" / "residual"
-    assert sorted(path.name for path in probes.iterdir()) == ["step 000004", "step 000006"], "of the equilibrium stage"
-    curve = EventAccumulator(str(probes / "step 000006")).Reload().Scalars("probe/residual")
-    assert [point.step for point in curve] == list(range(1, 7)), "one point an evaluation, whatever eps is"
-    assert curve[0].value > curve[-1].value
-    assert "step 6 | probe: rel residual by evaluation | 1: " in run(STAGES).log
+
+def test_a_run_is_one_run_in_tensorboard_and_its_probe_is_of_the_equilibrium(run):
+    folder = run(STAGES).folder
+    assert {path.parent for path in folder.rglob("*tfevents*")} == {folder}
+    board = EventAccumulator(str(folder)).Reload()
+    first, last = (board.Scalars(f"probe/residual_after_{n}") for n in (1, 6))
+    assert [point.step for point in first] == [point.step for point in last] == [4, 6], "of the equilibrium stage"
+    assert first[-1].value > last[-1].value
+    assert "probe/residual_after_7" not in board.Tags()["scalars"], "whatever eps is, one an evaluation"
+    assert re.search(r"^ {9}probe +rel residual by evaluation 1: 1.0e0, 2: .*, 4: .*, 6: ", run(STAGES).log, re.M)

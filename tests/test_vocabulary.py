@@ -18,6 +18,7 @@ TEXTS = {
     "white space of Unicode": ("a\u00a0b\u2003c\x1fd\x0be\x85f\u2028g\u200bh\n", "a\u3000b\n", "\tc\x0c\n"),
     "<eos> in the text": ("a <eos> b <eos> <eos>\n", "<eos> a\n", "b\n"),
     "beyond ASCII": ("Ünïcode 語 𝔘 ΣΊΣΥΦΟΣ ΑΣ\n", "語 Ünïcode\n", "ΣΊΣΥΦΟΣ 𝔘 İ\n"),
+    "byte order marks": ("\ufeffa b a\ufeff\n", "\ufeff \ufeffa\n", "\ufeff\nb"),
     "<unk>": ("<unk> a a B\n", "nowhere a <unk>\n", "A b\n"),
 }
 
@@ -26,7 +27,7 @@ def oracle(folder, rule: VocabularyRule):
     """Words, and ids of each split, straight from the definition."""
     lines = {}
     for split in SPLITS:
-        with open(folder / f"{split}.txt", encoding="utf-8") as file:
+        with open(folder / f"{split}.txt", encoding="utf-8-sig") as file:
             lines[split] = [(line.lower() if rule.lower_case else line).strip().split() for line in file]
     counts = Counter(word for split in rule.counted for line in lines[split] for word in line)
     words = ["<eos>", *(word for word, _ in counts.most_common() if word != "<eos>")]
@@ -69,12 +70,13 @@ def test_counts_of_the_training_text_alone(tmp_path):
     check(tmp_path, "text")
 
 
-def test_a_text_read_by_two_processes_has_the_oracles_ids(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])  # a byte order mark only where the text starts
+def test_a_text_read_by_two_processes_has_the_oracles_ids(tmp_path, monkeypatch, mark):
     monkeypatch.setattr(text_encoding, "LARGE", 1000)
     draw = random.Random(0)
     texts = [
         "".join(
-            f"{' '.join(f'w{min(int(draw.expovariate(0.02)), 400)}é' for _ in range(draw.randrange(9)))}\n"
+            f"{mark}{' '.join(f'w{min(int(draw.expovariate(0.02)), 400)}é' for _ in range(draw.randrange(9)))}\n"
             for _ in range(n_lines)
         )
         for n_lines in (900, 5, 400)

@@ -76,7 +76,7 @@ class _Formatter(argparse.HelpFormatter):
 def _add(group: argparse._ArgumentGroup, name: str, flag: Flag, default: Any) -> None:
     option = flag.option(name)
     if flag.positional:
-        group.add_argument(name, metavar=flag.positional, help=flag.help, nargs="+" if flag.several else "?")
+        group.add_argument(name, metavar=flag.positional, help=flag.help, nargs="*" if flag.several else "?")
     elif isinstance(default, bool):
         help = f"{_escaped(flag.help)} (default: {'on' if default else 'off'})"
         group.add_argument(option, dest=name, action="store_true", help=help)

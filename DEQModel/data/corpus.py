@@ -24,7 +24,7 @@ DATASETS = {
 class Corpus:
     """A vocabulary, and the ids of three texts, (N,) int32, read-only memory maps.
 
-    `checksum` tells vocabularies and training texts apart.
+    `checksum` tells vocabularies and texts apart: a part for each, as `vocab-train-valid-test`.
     """
 
     vocab: Vocab

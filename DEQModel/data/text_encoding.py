@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text_mistakes import not_utf8, unknown_word
-from data.text_numbering import ID_TYPE, NOT_UTF8, NumberedText, number_text
+from data.text_mistakes import no_text, unknown_word
+from data.text_numbering import ID_TYPE, NO_TEXT, NumberedText, number_text
 from data.vocabulary import EOS, UNK, VocabularyRule
 from system.errors import UserError
 from system.progress import is_terminal, progress_bar
@@ -39,16 +39,12 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
         The V words in the order of their ids, which is the one documented at `Vocab`.
 
     Raises:
-        UserError: a file holds no words, or bytes that are not UTF-8, or a word outside the vocabulary where
+        UserError: a file holds no words, or bytes that are not UTF-8 or NUL, or a word outside the vocabulary where
             there is no `<unk>`.
     """
     n_bytes = sum(path.stat().st_size for path in texts.values())
     for path in filter(_has_byte_order_mark, texts.values()):
-        print(
-            f"note: {path} starts with a byte order mark, which is kept as part of its first word; remove it unless "
-            "the ids must be those of a model trained with it",
-            file=sys.stderr,
-        )
+        print(f"note: {path} starts with a byte order mark, which is dropped", file=sys.stderr)
     if progress and not is_terminal(sys.stderr):
         print(f"encoding {n_bytes / 1e6:,.1f} MB of text", file=sys.stderr, flush=True)
     with (
@@ -93,9 +89,9 @@ def _number_in_parts(
                 [path, *map(str, span), stem, str(rule.lower_case)] for span, stem in zip(ranges, stems, strict=True)
             ]
             _run_workers(jobs, advance)
-    except UnicodeDecodeError:
+    except UnicodeError:
         with open(path, "rb") as file:
-            raise not_utf8(path, file) from None
+            raise no_text(path, file) from None
     if all(part.words() == [EOS] for part in parts):
         raise UserError(f"{path}: the file holds no words; put a text in its place")
     return parts
@@ -146,8 +142,8 @@ def _run_workers(jobs: Sequence[Sequence[str | Path]], advance: Callable[[int], 
             worker.stdout.close()
             worker.wait()
     for worker in workers:
-        if worker.returncode == NOT_UTF8:
-            raise UnicodeDecodeError("utf-8", b"", 0, 0, "in a worker")
+        if worker.returncode == NO_TEXT:
+            raise UnicodeError("in a worker")
         if worker.returncode:
             raise OSError(f"an encoding process ended with status {worker.returncode}")
 

@@ -8,21 +8,17 @@ from typing import BinaryIO
 from data.vocabulary import VocabularyRule
 from system.errors import UserError
 
-UNDECODABLE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
+UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and what "surrogateescape" makes of bytes that are not UTF-8
 
 
-def not_utf8(name: object, text: BinaryIO) -> UserError:
-    """The first line with bytes that are not UTF-8; there must be one."""
+def no_text(name: object, text: BinaryIO) -> UserError:
+    """The first line with bytes that are not UTF-8, or with a NUL byte; there must be one."""
     with _lines(text, errors="surrogateescape") as lines:
-        number = next(number for number, line in enumerate(lines, 1) if UNDECODABLE.search(line))
-    return UserError(f"{name}, line {number}: bytes that are not UTF-8; convert the file to UTF-8")
-
-
-def nul_byte(name: object, text: BinaryIO) -> UserError:
-    """The first line with a NUL byte; there must be one."""
-    with _lines(text, errors="surrogateescape") as lines:
-        number = next(number for number, line in enumerate(lines, 1) if "\0" in line)
-    return UserError(f"{name}, line {number}: a NUL byte, which no text has; pass a text in UTF-8")
+        number, found = next(
+            (number, found) for number, line in enumerate(lines, 1) if (found := UNREADABLE.search(line))
+        )
+    what = "a NUL byte, as in UTF-16 or a damaged file" if found[0] == "\0" else "bytes that are not UTF-8"
+    return UserError(f"{name}, line {number}: {what}; convert the file to UTF-8")
 
 
 def unknown_word(
@@ -49,4 +45,4 @@ def unknown_word(
 
 
 def _lines(text: BinaryIO, errors: str = "strict") -> io.TextIOWrapper:
-    return io.TextIOWrapper(text, encoding="utf-8", errors=errors)
+    return io.TextIOWrapper(text, encoding="utf-8-sig", errors=errors)

@@ -1,7 +1,8 @@
 """The words of a text, or of a part of one, as numbers in the order of their first occurrence.
 
 A line (ended by a line feed, a carriage return or both) is split on white space as `str.split()` does; `<eos>` ends
-every line, blank ones and an unfinished last one too. The word `<eos>` in the text itself is the same token.
+every line, blank ones and an unfinished last one too. The word `<eos>` in the text itself is the same token. A byte
+order mark at the start of the text is no part of it.
 
 As a command this is the worker of `data.text_encoding`; it prints how many bytes it has read, chunk by chunk.
 """
@@ -22,7 +23,7 @@ from data.vocabulary import EOS
 ID_TYPE = np.dtype("<i4")
 ID_CHUNK = 1 << 20  # ids
 TEXT_CHUNK = 1 << 18  # bytes; the words of larger chunks leave the processor's cache
-NOT_UTF8 = 3  # the worker's exit status
+NO_TEXT = 3  # the worker's exit status
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ def number_text(
         advance: called with the number of bytes read, chunk by chunk.
 
     Raises:
-        UnicodeDecodeError: the text is not UTF-8.
+        UnicodeError: the bytes are not UTF-8, or hold NUL.
     """
     numbers = first_come_numbers()
     with open(target.numbers_path, "wb") as out:
-        for words in read_words(_chunks(path, begin, end, advance)):
+        for words in read_words(_chunks(path, begin, end, advance), begins=begin == 0):
             if lower_case:
                 words = map(str.lower, words)
             out.write(np.fromiter(map(numbers.__getitem__, words), ID_TYPE).data)
@@ -103,18 +104,22 @@ def _chunks(path: Path, begin: int, end: int, advance: Callable[[int], object]) 
             advance(len(data))
 
 
-def read_words(chunks: Iterable[bytes]) -> Iterator[list[str]]:
+def read_words(chunks: Iterable[bytes], *, begins: bool = True) -> Iterator[list[str]]:
     """Words and line ends, in lists of bounded length however long the lines are.
 
     Args:
         chunks: a UTF-8 text in pieces.
+        begins: whether they are the beginning of a text, where a byte order mark is dropped.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeError: they are not UTF-8, or hold NUL.
     """
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
+    encoding = "utf-8-sig" if begins else "utf-8"
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
     last, rest = "\n", ""
     for data in chain(chunks, [b""]):
+        if b"\0" in data:
+            raise UnicodeError("NUL")
         text = rest + decoder.decode(data, final=not data)
         words = text.replace("\n", f" {EOS} ").split()
         last = text[-1:] or last
@@ -128,8 +133,8 @@ def main(path: str, begin: str, end: str, stem: str, lower_case: str) -> int:
     target = NumberedText.at(Path(stem))
     try:
         number_text(Path(path), int(begin), int(end), target, lower_case == "True", lambda n: print(n, flush=True))
-    except UnicodeDecodeError:
-        return NOT_UTF8
+    except UnicodeError:
+        return NO_TEXT
     except BrokenPipeError:  # the process that waits for the result has gone
         return 1
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text_mistakes import not_utf8, nul_byte, unknown_word
+from data.text_mistakes import no_text, unknown_word
 from data.text_numbering import ID_TYPE, TEXT_CHUNK, first_come_numbers, read_words
 from data.vocabulary import EOS, UNK, Vocab, VocabularyRule
 from system.errors import UserError
@@ -61,14 +61,12 @@ class TextTokens:
         Raises:
             UserError: it is not UTF-8, has a NUL byte, or a word outside the vocabulary where there is no `<unk>`.
         """
-        if b"\0" in data:
-            raise nul_byte(name, io.BytesIO(data))
         places = first_come_numbers()
         chunks = (data[i : i + TEXT_CHUNK] for i in range(0, len(data), TEXT_CHUNK))
         try:
             pieces = [np.fromiter(map(places.__getitem__, words), ID_TYPE) for words in read_words(chunks)]
-        except UnicodeDecodeError:
-            raise not_utf8(name, io.BytesIO(data)) from None
+        except UnicodeError:
+            raise no_text(name, io.BytesIO(data)) from None
         words, numbers = tuple(places), np.concatenate(pieces)
         read_as = [word.lower() for word in words] if rule.lower_case else words
         if vocab.unk_id is None and any(word not in vocab for word in read_as):

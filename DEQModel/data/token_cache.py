@@ -29,7 +29,7 @@ from data.text_numbering import ID_TYPE
 from data.vocabulary import Vocab, VocabularyRule
 from system.errors import UserError
 
-FORMAT = 2  # of the entries; raise it when they, or the numbering, change
+FORMAT = 3  # of the entries; raise it when they, or the numbering, change
 TIME_TO_OPEN = 2.0  # seconds; more than an entry of 100 M tokens takes
 SETTLING_TIME = 2.0  # seconds; coarser than the time stamps of any usual file system
 
@@ -38,7 +38,7 @@ SETTLING_TIME = 2.0  # seconds; coarser than the time stamps of any usual file s
 class EncodedCorpus:
     """A vocabulary, and split name to (N,) int32 ids, read-only memory maps.
 
-    `checksum` tells whether two are the same as far as training goes: of the vocabulary and the training text.
+    `checksum` tells whether two are the same: `<vocabulary>-<train>-<valid>-<test>`.
     """
 
     vocab: Vocab
@@ -190,7 +190,7 @@ def _open_entry(entry: Path, rule: VocabularyRule, sources: Mapping[str, SourceT
         array_crc32 = {split: _crc32(id_file(entry, split)) for split in sources}
         if record["words_sha256"] == words_sha256 and record["array_crc32"] == array_crc32:
             ids = {split: np.memmap(id_file(entry, split), ID_TYPE, mode="r") for split in sources}
-            checksum = f"{words_sha256[:16]}-{array_crc32['train']:08x}"
+            checksum = "-".join([words_sha256[:16], *(f"{crc32:08x}" for crc32 in array_crc32.values())])
             return EncodedCorpus(Vocab(words.decode().split("\n")), ids, checksum)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass  # what damaged files raise

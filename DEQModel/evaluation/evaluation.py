@@ -15,7 +15,7 @@ from config.depth import reported_options
 from config.settings import Settings
 from data.segments import Segment
 from evaluation.divided_solves import whole_solve
-from evaluation.report import EvaluationReport, SpectralRadius, bar_text
+from evaluation.report import EvaluationReport, SpectralRadius, bar_figures
 from evaluation.solve_statistics import SolveStatistics, SolveSummary
 from models.protocol import LanguageModel
 from modules.depth import Applications, Depth
@@ -128,7 +128,7 @@ def _read(
                 sums.solves.append(dataclasses.replace(output.solve.forward, abs_trace=(), rel_trace=()))
             if bar.update():
                 speed = sums.n_tokens / (time.perf_counter() - start)
-                bar.set_postfix_str(bar_text(float(sums.nll.sum()) / sums.n_tokens, speed, solver=solves))
+                bar.show(bar_figures(float(sums.nll.sum()) / sums.n_tokens, speed, solves))
     model.train(was_training)
     sums.nll = sums.nll.cpu()
     sums.seconds = time.perf_counter() - start

@@ -8,6 +8,7 @@ from config.depth import equilibrium
 from config.settings import Settings
 from data.segments import Segment
 from models.protocol import LanguageModel
+from system.figures import power
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,15 @@ class Probe:
         report = solve.forward
         return cls(report.stop_mode, report.rel_trace if report.stop_mode == "rel" else report.abs_trace)
 
-    def __str__(self) -> str:
-        """The curve at the first, second, fourth, eighth, … and the last evaluation."""
+    def points(self) -> dict[int, float]:
+        """The residual after the first, second, fourth, eighth, … and the last evaluation."""
         n = len(self.residuals)
-        shown = sorted({2**i for i in range(n.bit_length())} | {n}) if n else []
-        points = ", ".join(f"{k}: {self.residuals[k - 1]:.1e}" for k in shown)
-        return f"probe: {self.stop_mode} residual by evaluation | {points or 'no evaluation'}"
+        return {k: self.residuals[k - 1] for k in sorted({2**i for i in range(n.bit_length())} | {n}) if k}
+
+    def scalars(self) -> dict[str, float]:
+        """They, by the names of their curves."""
+        return {f"probe/residual_after_{k}": residual for k, residual in self.points().items()}
+
+    def __str__(self) -> str:
+        points = ", ".join(f"{k}: {power(residual)}" for k, residual in self.points().items())
+        return f"{self.stop_mode} residual by evaluation {points}" if points else "no evaluation"

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluation.solve_statistics import SolveStatistics, SolveSummary
+from system.figures import four_digits, three_digits
+from system.lines import WIDTH, wrapped
+
+INDENT = " " * 4  # of a report's lines after the first
 
 
 def perplexity(loss: float) -> float:
@@ -116,11 +119,11 @@ class EvaluationReport:
             f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) per token",
             f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "
             f"memory {self.memory}",
-            how,
+            *how.split("\n"),
             *([str(self.radius)] if self.radius else []),
             f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s",
         ]
-        return "\n    ".join(lines)
+        return f"\n{INDENT}".join(wrapped(line, len(INDENT), width=WIDTH - len(INDENT)) for line in lines)
 
 
 OWN = [field.name for field in dataclasses.fields(EvaluationReport) if field.name != "solve"]
@@ -128,7 +131,7 @@ OF_SOLVE = [field.name for field in dataclasses.fields(SolveSummary) if field.na
 DERIVED = ("perplexity", "tokens_per_second")
 
 
-def bar_text(loss: float, speed: float, **solves: SolveStatistics) -> str:
-    """Loss, perplexity, tokens per second and each kind of solves' means: a bar of 80 columns has room for it."""
-    text = f"loss {loss:.3f} ppl {perplexity(loss):.5g} {tqdm.format_sizeof(speed)} tok/s"
-    return " ".join([text, *(f"{kind} {solve.brief()}" for kind, solve in solves.items() if solve.n_solves)])
+def bar_figures(loss: float, speed: float, solves: SolveStatistics) -> list[str]:
+    """Loss, perplexity, tokens per second and the solves' means, for a progress bar."""
+    figures = [f"loss {three_digits(loss)}", f"ppl {four_digits(perplexity(loss))}", f"{three_digits(speed)}/s"]
+    return [*figures, f"solver {solves.brief()}"] if solves.n_solves else figures

@@ -17,7 +17,7 @@ from config.depth import evaluation_depth
 from data.batches import OrderedBatches
 from data.text_tokens import TextTokens
 from evaluation.evaluation import solve_summary
-from evaluation.report import EvaluationReport, bar_text
+from evaluation.report import EvaluationReport, bar_figures
 from evaluation.solve_statistics import SolveStatistics
 from evaluation.token_scores import TokenScores
 from evaluation.trained_model import TrainedModel
@@ -151,7 +151,7 @@ class _Reader:
             if bar.update():
                 seen = len(rows) * (segment.start + len(targets))
                 speed = seen / (time.perf_counter() - begin)
-                bar.set_postfix_str(bar_text(float(sums.sum()) / seen, speed, solver=self.solves))
+                bar.show(bar_figures(float(sums.sum()) / seen, speed, self.solves))
         return sums
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.report import SolveReport, Termination
 from modules.solvers import SOLVERS
+from system.figures import power
 
 NEVER_AN_ANSWER = (Termination.RUNAWAY, Termination.DIVERGED, Termination.NONFINITE)
 
@@ -97,20 +98,16 @@ class SolveStatistics:
         return {f"{prefix}/{name}": value for name, value in values.items()}
 
     def brief(self) -> str:
-        """Mean steps and residual, and the share of sequences that stayed open, for a progress bar."""
+        """Mean steps and residual, of the same width from line to line."""
         if not self.n_solves:
             return "no solve"
-        still_open = f" {self.unconverged_share:.0%} open" if self.unconverged else ""
-        return f"{self.mean_steps:.1f} to {residual_in_words(self.mean_residual, digits=0)}{still_open}"
+        steps = f"{self.mean_steps:.1f}" if self.mean_steps < 99.95 else f"{self.mean_steps:.0f}"
+        return f"{steps:<4} {residual_in_few(self.mean_residual):<4}"
 
     def __str__(self) -> str:
         if not self.n_solves:
             return "no solve"
-        residual = residual_in_words(self.mean_residual)
-        return (
-            f"{self.mean_steps:.1f} steps, {self.mean_evals:.1f} evaluations, residual {residual} "
-            f"({shares_in_words(self.shares())}; {self.unconverged_share:.0%} of sequences not converged)"
-        )
+        return in_words(self.mean_steps, self.mean_evals, self.mean_residual, self.shares(), self.unconverged_share)
 
 
 @dataclass(frozen=True)
@@ -151,6 +148,10 @@ class SolveSummary:
         """Steps, residual and reasons."""
         return f"{self.steps:.1f} steps, residual {residual_in_words(self.residual)} ({shares_in_words(self.stopped)})"
 
+    def in_words(self) -> str:
+        """Steps, evaluations, residual, reasons and open sequences."""
+        return in_words(self.steps, self.evaluations, self.residual, self.stopped, self.unconverged)
+
     def __str__(self) -> str:
         given = [(name, value) for name, value in self.options.items() if value is not None]
         options = "".join(
@@ -158,10 +159,23 @@ class SolveSummary:
         )
         return (
             f"{self.solver}{options}, threshold {self.threshold} {SOLVERS[self.solver].counts}, eps {self.eps:g}, "
-            f"stop mode {self.stop_mode}, stop scope {self.stop_scope}: on average {self.steps:.1f} steps, "
-            f"{self.evaluations:.1f} evaluations, residual {residual_in_words(self.residual, digits=2)}; stopped: "
-            f"{shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
+            f"stop mode {self.stop_mode}, stop scope {self.stop_scope}\non average {self.steps:.1f} steps, "
+            f"{self.evaluations:.1f} evaluations, residual {residual_in_words(self.residual, digits=2)}\n"
+            f"stopped: {shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
         )
+
+
+def in_words(steps: float, evaluations: float, residual: float, shares: Mapping[str, float], unconverged: float) -> str:
+    """Means over solves, the shares of the reasons for which they stopped, and that of the sequences left open."""
+    return (
+        f"{steps:.1f} steps, {evaluations:.1f} evaluations, residual {residual_in_few(residual)}; "
+        f"{shares_in_words(shares)}; sequences {unconverged:.0%} open"
+    )
+
+
+def residual_in_few(residual: float) -> str:
+    """A residual in four characters, where they can tell it."""
+    return power(residual, 0) if math.isfinite(residual) else "unknown"
 
 
 def residual_in_words(residual: float, digits: int = 1) -> str:

@@ -37,15 +37,15 @@ class TrainedModel:
         rule: how its texts were read.
         settings: the model's, and those of its evaluation; `config.depth.evaluation_depth` makes its depth of them.
         remarks: on the settings, for people.
-        weights: the file that it comes from.
+        weights: the file that it comes from, where there is one.
     """
 
     model: LanguageModel
     vocab: Vocab
     rule: VocabularyRule
     settings: Settings
-    remarks: Sequence[str]
-    weights: Path
+    remarks: Sequence[str] = ()
+    weights: Path | None = None
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ import io
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import getpid
 from pathlib import Path
 
@@ -58,21 +58,6 @@ class Curves:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def write_curve(folder: Path, name: str, values: Sequence[float]) -> None:
-    """Make a folder hold this curve, its points numbered from 1, and no other.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    for older in folder.glob(EVENT_FILES):
-        older.unlink()
-    file = GrowingFile(folder / _next_name(folder), header=_record(file_version=VERSION))
-    try:
-        file.append(b"".join(_point({name: value}, number) for number, value in enumerate(values, start=1)))
-    finally:
-        file.close()
 
 
 def _next_name(folder: Path) -> str:

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +26,24 @@ SWEEP_FILE = "sweep.json"
 WEIGHTS_FILE = "model_state_dict.pkl"
 VOCABULARY_FILE = "vocabulary.txt"
 
+GOES_WITHOUT = "the run goes on without it"
+LOSES_POINTS = "its curves lose these points"
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A file that could not be written when it was last tried: why, and how to try again."""
+
+    reason: str
+    again: Callable[[], object]
+
 
 class Experiment:
     """Where a run's messages, curves and results go; closes its files when left as a context.
 
     Once it is made, nothing that happens to the disk stops the run: what cannot be written is said on the screen,
-    once, and tried again; lines of the log wait, points of curves are lost. Its folder belongs to it alone.
+    once, and tried again; lines of the log wait, points of curves are lost; `unwritten` tells what is missing at the
+    end. Its folder belongs to it alone.
 
     Args:
         settings: of the run; with `debug` nothing is written to disk, and `folder` is None.
@@ -37,7 +51,7 @@ class Experiment:
         folder: of a run to go on in; None makes a new one.
         log_end: bytes of that run's log that stay, None for all.
         before_cut: called when the folder is this process's alone, before anything in it is changed.
-        step: from which that run goes on: its later points count no more.
+        step: from which that run goes on: its points from there on count no more.
         silent: nothing is written nor shown, and `folder` is None: a process beside the one that tells.
 
     Raises:
@@ -58,7 +72,7 @@ class Experiment:
         self.silent = silent
         self.folder: Path | None = None
         self._log = self._curves = None
-        self._failing: set[Path] = set()  # what could not be written when it was last tried
+        self._failing: dict[Path, _Failure] = {}
         if silent or settings.debug:
             return
         self.folder = make_run_folder(settings) if folder is None else Path(folder)
@@ -70,10 +84,10 @@ class Experiment:
         # Imported here: it takes a second or two, which --help, --eval and --debug need not wait for.
         from runs.curves import Curves
 
-        self._curves = Curves(self.folder, purge_step=None if folder is None else step + 1)
+        self._curves = Curves(self.folder, purge_step=None if folder is None else step)
         table = "\n".join(f"| {name} | {value} |" for name, value in options.items())
-        with self._forgiving(self._curves.path, "its curves lose these points"):
-            self._curves.text("settings", f"| setting | value |\n|---|---|\n{table}", step)
+        text = f"| setting | value |\n|---|---|\n{table}"
+        self._try(self._curves.path, LOSES_POINTS, partial(self._curves.text, "settings", text, step))
 
     def __enter__(self) -> "Experiment":
         return self
@@ -114,20 +128,7 @@ class Experiment:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each named curve."""
         if self._curves is not None:
-            with self._forgiving(self._curves.path, "its curves lose these points"):
-                self._curves.scalars(values, step)
-
-    def curve(self, name: str, values: Sequence[float], label: str) -> None:
-        """Write a whole curve, its points numbered from 1: one line, with this label, in the chart `name`.
-
-        TensorBoard overlays curves that belong to different folders, so each gets its own, `<name>/<label>`.
-        """
-        if self.folder is None:
-            return
-        from runs.curves import write_curve
-
-        with self._forgiving(self.folder / name, "its curves are lost"):
-            write_curve(self.folder / name / label, name, values)
+            self._try(self._curves.path, LOSES_POINTS, partial(self._curves.scalars, values, step))
 
     def results(self, results: Mapping[str, Any], name: str = RESULTS_FILE) -> None:
         """Write results, for programs to read."""
@@ -137,18 +138,29 @@ class Experiment:
     def vocabulary(self, vocab: Vocab) -> None:
         """Write the words of the run's corpus, which its weights are useless without."""
         if self.folder is not None:
-            with self._forgiving(self.folder / VOCABULARY_FILE, "the run goes on without it"):
-                vocab.write(self.folder / VOCABULARY_FILE)
+            path = self.folder / VOCABULARY_FILE
+            self._try(path, GOES_WITHOUT, partial(vocab.write, path))
+
+    def discard_results(self) -> None:
+        """Remove the results of an earlier call: the model that they are of is going to be another."""
+        if self.folder is not None:
+            path = self.folder / RESULTS_FILE
+            self._try(path, GOES_WITHOUT, partial(path.unlink, missing_ok=True))
+
+    def unwritten(self) -> dict[str, str]:
+        """Try once more to write what could not be written: the files for which that fails too, and why."""
+        for path, failure in list(self._failing.items()):
+            self._try(path, GOES_WITHOUT, failure.again)
+        return {str(path.relative_to(self.folder)): failure.reason for path, failure in self._failing.items()}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(_valid_json(content), indent=2, allow_nan=False) + "\n"
-        with self._forgiving(self.folder / name, "the run goes on without it"):
-            write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+        write = partial(write_atomically, self.folder / name, lambda file: file.write(text.encode()))
+        self._try(self.folder / name, GOES_WITHOUT, write)
 
     def _put(self, text: str) -> None:
         if self._log is not None:
-            with self._forgiving(self._log.path, "its lines wait in memory"):
-                self._log.write(text)
+            self._try(self._log.path, "its lines wait in memory", partial(self._log.write, text), self._log.flush)
 
     def _show(self, text: str) -> None:
         try:
@@ -158,19 +170,26 @@ class Experiment:
                 raise
             self._put(f"{error}; the run goes on")
 
-    @contextmanager
-    def _forgiving(self, path: Path, consequence: str) -> Iterator[None]:
-        """Go on without a file that cannot be written, and say so once until it works again."""
+    def _try(
+        self, path: Path, consequence: str, write: Callable[[], object], again: Callable[[], object] | None = None
+    ) -> None:
+        """Go on without a file that cannot be written, and say so once until it works again.
+
+        Args:
+            path: the file.
+            consequence: of a failure.
+            write: writes it.
+            again: writes it after a failure, if it is not `write`.
+        """
         try:
-            yield
+            write()
         except OSError as error:
-            if path not in self._failing:
-                self._failing.add(path)
-                reason = error.strerror or error
+            is_new, reason = path not in self._failing, error.strerror or str(error)
+            self._failing[path] = _Failure(reason, again or write)
+            if is_new:
                 self._show(f"warning: cannot write {path} ({reason}), {consequence}: make room or mend the folder")
         else:
-            if path in self._failing:
-                self._failing.remove(path)
+            if self._failing.pop(path, None):
                 self._show(f"{path} can be written again")
 
 

@@ -46,7 +46,7 @@ class ModelDescription:
             shallow: applications of the cell that it was trained for; None for the equilibrium.
         """
         own = {name: getattr(settings, name) for name, flag in flags_of(settings).items() if flag.is_scored}
-        return cls(model, {**own, **_depth(shallow, settings.pretrain_steps)}, len(vocab), vocab.identity)
+        return cls(model, {**own, **depth_settings(shallow, settings.pretrain_steps)}, len(vocab), vocab.identity)
 
     def write(self, weights: str | os.PathLike) -> None:
         """Write it beside the weights.
@@ -102,7 +102,7 @@ def beside(weights: str | os.PathLike) -> Path:
     return Path(weights).with_suffix(".settings.json")
 
 
-def _depth(shallow: int | None, pretrain_steps: int) -> dict[str, int]:
+def depth_settings(shallow: int | None, pretrain_steps: int) -> dict[str, int]:
     """The settings with which --eval goes as deep as a model was trained for."""
     if shallow is None:
         return {"pretrain_steps": 0, "start_train_steps": 0}
@@ -130,7 +130,7 @@ def settings_of_run(
         return {**found, **settings_of_description(description, folder, flags, defaults)}
     if not found:
         return {}
-    return {**found, **_depth(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}
+    return {**found, **depth_settings(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}
 
 
 def settings_of_description(

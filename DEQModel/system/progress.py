@@ -3,12 +3,46 @@
 import io
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
-# The figures come first: where the terminal is narrow, it is the bar that gives way.
-BAR = "{desc} {n_fmt}/{total_fmt} {remaining}{postfix} {percentage:3.0f}%|{bar}|"
+from system.figures import duration
+
+HEAD = "{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} {left} left"
+LEAST_BAR = len(" |=|")
 USUAL_SIZE = {"ncols": 80, "nrows": 24}
+
+
+class ProgressBar(tqdm):
+    """What matters comes first; where the terminal is narrow the bar gives way, then the last figures."""
+
+    figures: tuple[str, ...] = ()
+
+    def show(self, figures: Iterable[str]) -> None:
+        """Show these figures from now on, as many of them as the terminal has room for."""
+        self.figures = tuple(figures)
+        self.refresh()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What a bar is drawn from."""
+        known = dict(super().format_dict)
+        rate, n = known["rate"], known["n"]
+        if not rate and known["elapsed"]:
+            rate = (n - known["initial"]) / known["elapsed"]
+        known["left"] = duration((known["total"] - n) / rate if rate else float("inf"))
+        head = self.format_meter(**known | {"bar_format": HEAD, "ncols": None})
+        return known | {"bar_format": self._fitting(head, known["ncols"] or USUAL_SIZE["ncols"]) + " |{bar}|"}
+
+    def _fitting(self, head: str, columns: int) -> str:
+        text = head
+        for figure in self.figures:
+            if len(f"{text} {figure}") + LEAST_BAR > columns:
+                break
+            text += f" {figure}"
+        return text
 
 
 class LostScreenError(Exception):
@@ -17,7 +51,7 @@ class LostScreenError(Exception):
 
 def progress_bar(
     total: int, what: str, *, unit: str = "", initial: int = 0, keep: bool = False, hidden: bool = False
-) -> tqdm:
+) -> ProgressBar:
     """A bar on stderr over `total` steps, silent where stderr is no terminal.
 
     Args:
@@ -30,7 +64,7 @@ def progress_bar(
     """
     size = {"dynamic_ncols": True} if _size_is_known() else USUAL_SIZE
     hide = hidden or not is_terminal(sys.stderr)
-    return tqdm(
+    return ProgressBar(
         total=total,
         desc=what,
         unit=unit,
@@ -38,7 +72,6 @@ def progress_bar(
         initial=initial,
         leave=keep,
         disable=hide,
-        bar_format=BAR,
         **size,
     )
 

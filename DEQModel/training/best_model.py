@@ -40,6 +40,7 @@ class BestModel:
         self.latest: EvaluationReport | None = None  # of whatever model
         self.signature: str | None = None  # of the file, once it holds these weights
         self.waiting: Mapping[str, Tensor] | None = None
+        self.fault: str | None = None  # why they wait, where the disk is to blame
 
     def consider(self, report: EvaluationReport, model: nn.Module) -> None:
         """Keep `model` if it is the best of its stage. One whose loss is not finite never is.
@@ -67,11 +68,12 @@ class BestModel:
                 if self.describe is not None:
                     self.describe(self.report.shallow).write(folder / WEIGHTS_FILE)
                 save_state_dict(state, folder / WEIGHTS_FILE)
-                self.signature = archive_signature(folder / WEIGHTS_FILE)
+                self.signature, self.fault = archive_signature(folder / WEIGHTS_FILE), None
                 return
             except OSError as error:
+                self.fault = error.strerror or str(error)
                 self.experiment.log(
-                    f"warning: {folder / WEIGHTS_FILE} could not be written ({error.strerror or error}): the best "
+                    f"warning: {folder / WEIGHTS_FILE} could not be written ({self.fault}): the best "
                     "model waits in memory until the next save; make room or mend the folder"
                 )
         self.waiting = copy.deepcopy(state)
@@ -83,14 +85,19 @@ class BestModel:
             self._write(state)
 
     def put_back(self, model: nn.Module) -> EvaluationReport:
-        """Put the best weights into the model, if they are still there; the report of its validation."""
-        self.write_what_waits()
+        """Put the best weights into the model, if they are still there; the report of its validation.
+
+        Raises:
+            UserError: they are not, and no other model can take their place.
+        """
         path = WEIGHTS_FILE if self.experiment.folder is None else self.experiment.folder / WEIGHTS_FILE
         try:
             load_into(model, self.waiting or self._read(path), path)
         except UserError as error:
             if self.latest is None or not math.isfinite(self.latest.loss):
-                raise UserError(f"the best model is lost, and none can take its place: {error}") from error
+                raise UserError(
+                    f"{path} does not hold the best model any more: --restart searches for it again"
+                ) from error
             self.experiment.log(f"warning: the best model is lost, and the last one takes its place: {error}")
             self.report = self.latest
             self._write(model.state_dict())
@@ -101,19 +108,6 @@ class BestModel:
         if archive_signature(path) != self.signature:
             raise UserError(f"{path} is not the file that was written")
         return state
-
-    def see_that_it_is_written(self) -> None:
-        """Try for the last time to write weights that could not be written.
-
-        Raises:
-            UserError: they are lost with this process.
-        """
-        self.write_what_waits()
-        if self.waiting is not None and self.experiment.folder is not None:
-            raise UserError(
-                f"the best model could not be written to {self.experiment.folder / WEIGHTS_FILE} and is lost: make "
-                "room or mend the folder, then repeat what came after the last checkpoint with --restart"
-            )
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

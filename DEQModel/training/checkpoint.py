@@ -50,7 +50,7 @@ def write_checkpoint(content: Mapping[str, Any], folder: Path, *, keep: bool) ->
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
     new, path = folder / UNDER_WAY, folder / CHECKPOINT_FILE
     write_tensors({"format": FORMAT, **content}, new)
-    if keep and path.exists():
+    if keep and path.is_file():
         os.replace(path, folder / PREVIOUS_FILE)
     os.replace(new, path)
     sync_folder(folder)
@@ -63,7 +63,7 @@ class Checkpoint:
     Attributes:
         path: its file.
         settings: of the run, resolved.
-        corpus: identity of the vocabulary and the training text.
+        corpus: identity of the vocabulary and the texts; of an older program, of valid and test not.
         step: updates so far, counted from --start_train_steps.
         log_end: length of the log, bytes.
         signature: of the file, to know it again.

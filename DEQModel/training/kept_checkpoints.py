@@ -20,13 +20,13 @@ class KeptCheckpoints:
 
     Attributes:
         step: of `checkpoint.pt`; None while there is none.
-        is_behind: the last one could not be written.
+        fault: why the last one could not be written; None where it was.
     """
 
     def __init__(self, experiment: Experiment, entries: Collection[str]):
         self.experiment, self.entries = experiment, entries
         self.step: int | None = None
-        self.is_behind = False
+        self.fault: str | None = None
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Make the checkpoint that the run goes on from the newest one: one that could not be read gives way."""
@@ -39,13 +39,13 @@ class KeptCheckpoints:
         try:
             write_checkpoint(content, folder, keep=self.step is not None and self.step < step)
         except OSError as error:
-            self.is_behind = True
+            self.fault = error.strerror or str(error)
             self.experiment.log(
-                f"warning: step {step}: no checkpoint could be written to {folder} ({error.strerror or error}): the "
-                "run goes on and tries again at the next save; make room or mend the folder"
+                f"warning: step {step}: no checkpoint could be written to {folder} ({self.fault}): the run goes on and "
+                "tries again at the next save; make room or mend the folder"
             )
         else:
-            self.step, self.is_behind = step, False
+            self.step, self.fault = step, None
 
     def way_back(self, sound: int) -> str:
         """Where a run that has diverged goes on; a newest checkpoint that is not proven gives way to the one before.

@@ -17,23 +17,34 @@ from training.checkpoint import Checkpoint, corpus_of
 HELD_OUT = ("valid", "test")
 
 
-def check_corpus(settings: Settings, checkpoint: Checkpoint | None, corpus: Corpus) -> None:
+def check_corpus(settings: Settings, checkpoint: Checkpoint | None, corpus: Corpus) -> list[str]:
     """Compare the corpus with that of the run which goes on, or whose model is evaluated.
+
+    Returns:
+        Warnings of texts that are others, where the run can do with them.
 
     Raises:
         UserError: the words have other numbers, or the text to go on with is another.
     """
     if not settings.restart_dir:
-        return
+        return []
     known = checkpoint.corpus if checkpoint else corpus_of(settings.restart_dir)
-    if known is None or known == corpus.checksum:
-        return
-    words, _, _ = known.partition("-")
-    if checkpoint or not corpus.checksum.startswith(words):
+    if known is None:
+        return []
+    now, before = corpus.checksum.split("-"), known.split("-")
+    needed = 2 if checkpoint else 1  # the words, and the text to train on
+    if now[:needed] != before[:needed]:
         raise UserError(
             f"--data {settings.data} with --dataset {settings.dataset} is not what the run in {settings.restart_dir} "
             "was trained on: its words or its training text are others; pass the same texts, or start a new run"
         )
+    compared = zip(HELD_OUT, now[2:], before[2:], strict=False)  # older programs did not note them
+    return [
+        f"warning: {text_file(settings, split)} is not the text that the run in {settings.restart_dir} had: losses on "
+        f"{split} do not compare with earlier ones"
+        for split, one, other in compared
+        if one != other
+    ]
 
 
 def text_file(settings: Settings, split: str) -> str:

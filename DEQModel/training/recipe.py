@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -28,8 +27,7 @@ from evaluation.trained_model import make_model
 from evaluation.unigram import unigram_perplexity
 from models.protocol import LanguageModel, ModelSpec
 from modules.depth import Applications
-from runs.environment import environment
-from runs.experiment import SWEEP_FILE, Experiment
+from runs.experiment import SWEEP_FILE
 from runs.saved_model import ModelDescription
 from system.distributed import World
 from system.errors import UserError
@@ -39,9 +37,13 @@ from system.script import with_status
 from system.signals import Stopped
 from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, model_in_words, number_of_processes, where
 from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
+from training.record import open_record, see_that_all_is_written
 from training.results import RunResults
+from training.sample import sample
 from training.settled import Settled, settled
 from training.trainer import Trainer
+
+REMEDY = "finish the run with --restart"
 
 
 def program(name: str, spec: ModelSpec) -> Callable[..., int]:
@@ -118,7 +120,7 @@ class Work:
         settings, checkpoint = call.settings, call.checkpoint
         device = world.device(settings.cuda)
         corpus = Corpus.load(settings.data, settings.dataset)
-        check_corpus(settings, checkpoint, corpus)
+        call = dataclasses.replace(call, remarks=[*call.remarks, *check_corpus(settings, checkpoint, corpus)])
         if call.description:
             source = f"--data {settings.data} with --dataset {settings.dataset}"
             call.description.see_that_it_is_of(corpus.vocab, call.weights, source)
@@ -140,7 +142,7 @@ class Work:
     def evaluate(self) -> None:
         """Tell the perplexities on valid and test, and write them into a folder of their own."""
         settings, depth, reports = self.settings, evaluation_depth(self.settings), {}
-        with self._experiment() as experiment:
+        with open_record(self.command, self.call, self.world, self.device) as experiment:
             experiment.log("\n".join([*self.call.remarks, model_in_words(self.command, settings)]))
             for split, segments in self._held_out(settings).items():
                 reports[split] = evaluate(self.model, segments, split, settings, depth, world=self.world)
@@ -149,6 +151,7 @@ class Work:
             experiment.results({"weights": str(self.call.weights), **content})
             if experiment.folder:
                 experiment.log(f"run folder: {experiment.folder}")
+            see_that_all_is_written(experiment, self.world, "repeat the evaluation")
 
     def sweep(self) -> None:
         """Evaluate the grid of --sweep; its table goes to the screen, the log and, whole, to a file of a run folder."""
@@ -162,13 +165,14 @@ class Work:
             for point in points:
                 configured(dataclasses.replace(settings, **point))
         done = []
-        with self._experiment() as experiment:
+        with open_record(self.command, self.call, self.world, self.device) as experiment:
             for remark in self.call.remarks:
                 experiment.log(remark)
             for point in sweep(configured, points, settings, self._held_out, experiment.log, world=self.world):
                 done.append(point.as_dict())
                 experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
             experiment.log(f"all figures: {experiment.folder / SWEEP_FILE}" if experiment.folder else NOTHING_WRITTEN)
+            see_that_all_is_written(experiment, self.world, "repeat the sweep")
 
     def train(self) -> None:
         """Train the model, test the best of it, and write down both, after the remarks on the settings."""
@@ -177,7 +181,7 @@ class Work:
             torch.manual_seed(settings.seed + world.rank)  # each process has its own dropout
         batches = training_batches(settings, self.corpus, self.device, world)
         held_out = self._held_out(settings)
-        with self._experiment() as experiment:
+        with open_record(self.command, self.call, self.world, self.device) as experiment:
             experiment.vocabulary(self.corpus.vocab)
             experiment.log("\n".join([*self.call.remarks, where(experiment)]))
             trainer = Trainer(
@@ -197,29 +201,43 @@ class Work:
                 experiment.log(f"resumed at step {step}, epoch {epoch}{number_of_processes(world)}")
             else:
                 experiment.log(introduction(trainer, len(self.corpus.vocab), len(self.corpus.train), unigram))
+            experiment.discard_results()
             try:
                 trainer.train()
+                self._finish(trainer, held_out["test"], unigram)
             except (Stopped, UserError) as error:
                 stopped = isinstance(error, Stopped)
                 experiment.log(f"{error} at step {trainer.progress.step}" if stopped else str(error))
                 experiment.log(how_to_go_on(experiment, self.command.program))
                 raise
-            valid = trainer.restore_best()
-            test = self._tested(held_out["test"], valid)
-            experiment.log(f"the best model on valid\n{model_in_words(self.command, settings)}\n{valid}\n{test}")
-            experiment.scalars(test.scalars(), trainer.progress.step)
-            results = RunResults(
-                unigram,
-                trainer.shallow_stage.report,
-                valid,
-                test,
-                trainer.telemetry.totals,
-                peak_memory(trainer.device),
-            )
-            experiment.results(results.as_dict())
-            if world.is_first:
-                experiment.log(f"\n{results}\n{where(experiment)}")
-            trainer.best.see_that_it_is_written()
+
+    def _finish(self, trainer: Trainer, test_segments: OrderedBatches, unigram: Mapping[str, float]) -> None:
+        """Test the best model; the results are the last thing that is written.
+
+        Raises:
+            UserError: something could not be written.
+        """
+        experiment = trainer.experiment
+        valid = trainer.restore_best()
+        test = self._tested(test_segments, valid)
+        experiment.log(f"the best model on valid\n{model_in_words(self.command, self.settings)}\n{valid}\n{test}")
+        experiment.scalars(test.scalars(), trainer.progress.step)
+        results = RunResults(
+            unigram,
+            trainer.shallow_stage.report,
+            valid,
+            test,
+            trainer.telemetry.totals,
+            peak_memory(trainer.device),
+        )
+        if self.world.is_first:
+            experiment.log(f"\n{results}\n{where(experiment)}")
+            if self.settings.sample:
+                text = sample(self.model, self.corpus.vocab, self.settings, valid.shallow)
+                experiment.log(f"\na sample of the model:\n{text}")
+        see_that_all_is_written(experiment, self.world, REMEDY, further=trainer.unwritten())
+        experiment.results(results.as_dict())
+        see_that_all_is_written(experiment, self.world, REMEDY)
 
     def _tested(self, segments: OrderedBatches, valid: EvaluationReport) -> EvaluationReport:
         """The model on test, as deep as it was on valid."""
@@ -234,21 +252,3 @@ class Work:
 
     def _held_out(self, settings: Settings) -> dict[str, OrderedBatches]:
         return held_out_batches(settings, self.corpus, self.device)
-
-    def _experiment(self) -> Experiment:
-        """A new record, or that of the run which goes on."""
-        settings, checkpoint = self.settings, self.call.checkpoint
-        silent = not self.world.is_first
-        made_with = {} if silent else environment(self.device, self.world.size)
-        about = {"model": self.command.spec.name, "environment": made_with}
-        if checkpoint is None:
-            return Experiment(settings, about=about, silent=silent)
-        return Experiment(
-            settings,
-            about=about,
-            folder=Path(settings.restart_dir),
-            log_end=checkpoint.log_end,
-            before_cut=checkpoint.see_that_it_is_still_there,
-            step=checkpoint.step,
-            silent=silent,
-        )

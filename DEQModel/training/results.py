@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.report import EvaluationReport
+from system.lines import wrapped
 from training.telemetry import TrainingTotals
+
+LABEL_WIDTH = 23  # of the table's first column
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class RunResults:
             ),
             ("peak memory", ", ".join(f"{size / 1e9:.2f} GB on the {kind}" for kind, size in self.peak_memory.items())),
         ]
-        return "\n".join(f"{name:23}{text}".rstrip() for name, text in rows)
+        return "\n".join(wrapped(f"{name:{LABEL_WIDTH}}{text}".rstrip(), LABEL_WIDTH) for name, text in rows)
 
     def _failures(self) -> str:
         counts = {

@@ -1,18 +1,18 @@
-"""What the updates came to: since the last log line, and in the whole run."""
+"""What the updates came to: since the last log line, since the last validation, and in the whole run."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.report import bar_text, perplexity
-from evaluation.solve_statistics import SolveStatistics, shares_in_words
+from evaluation.report import perplexity
+from evaluation.solve_statistics import SolveStatistics
 from training.update import Update
 
 
 @dataclass
-class SinceLastLog:
-    """Sums over the updates since the last log line, and the last one's learning rate.
+class Window:
+    """Sums over some updates in a row, and the last one's learning rate.
 
     The sums are over updates that were made; the skipped ones are counted apart.
     """
@@ -52,9 +52,9 @@ class SinceLastLog:
         return {**vars(self), "forward": self.forward.as_dict(), "backward": self.backward.as_dict()}
 
     @classmethod
-    def of(cls, sums: Mapping[str, Any]) -> "SinceLastLog":
-        """From `as_dict`."""
-        solves = {kind: SolveStatistics.of(sums[kind]) for kind in ("forward", "backward")}
+    def of(cls, sums: Mapping[str, Any]) -> "Window":
+        """From `as_dict`, or part of it: what is not there is 0."""
+        solves = {kind: SolveStatistics.of(sums[kind]) for kind in ("forward", "backward") if kind in sums}
         return cls(**{**sums, **solves})
 
     @property
@@ -72,6 +72,12 @@ class SinceLastLog:
         """Tokens per second, those of skipped updates apart."""
         return self.tokens / max(self.seconds, 1e-9)
 
+    @property
+    def seconds_per_update(self) -> float:
+        """Seconds that an update took, skipped ones included; NaN before the first."""
+        n = self.updates + self.skipped
+        return self.seconds / n if n else math.nan
+
     def scalars(self) -> dict[str, float]:
         """The means, by the names of their curves."""
         penalty = {"train/jacobian_loss": self.jacobian_loss / self.penalised} if self.penalised else {}
@@ -81,45 +87,12 @@ class SinceLastLog:
             "train/lr": self.lr,
             "train/gradient_norm": self.norm,
             "train/tokens_per_second": self.speed,
+            "train/ms_per_step": 1000 * self.seconds_per_update,
             "train/skipped_updates": self.skipped,
             **penalty,
             **self.forward.scalars("forward"),
             **self.backward.scalars("backward"),
         }
-
-    def brief(self) -> str:
-        """The means in the few words that fit beside a progress bar."""
-        return bar_text(self.loss, self.speed, f=self.forward, b=self.backward)
-
-    def warning(self) -> str | None:
-        """A line on backward solves that failed; None where none did."""
-        solves = self.backward
-        if not solves.n_failed:
-            return None
-        return (
-            f"warning: {solves.n_failed} of {solves.n_solves} backward solves failed "
-            f"({shares_in_words(solves.shares())}; mean residual "
-            f"{solves.mean_residual:.1e}), so that their updates followed no true gradient: raise "
-            "--b_thres, lower --lr or pass --jac_loss_weight"
-        )
-
-    def __str__(self) -> str:
-        parts = [
-            f"lr {self.lr:.3g}",
-            f"loss {self.loss:.3f}",
-            f"ppl {perplexity(self.loss):.2f}",
-            f"gradient {self.norm:.3g}",
-            f"{1000 * self.seconds / (self.updates + self.skipped):.0f} ms/step",
-            f"{self.speed:,.0f} tokens/s",
-        ]
-        if self.skipped:
-            parts.append(f"{self.skipped} updates skipped")
-        if self.penalised:
-            parts.append(f"jacobian {self.jacobian_loss / self.penalised:.3g} in {self.penalised} updates")
-        for name, solves in (("forward", self.forward), ("backward", self.backward)):
-            if solves.n_solves:
-                parts.append(f"{name} {solves}")
-        return " | ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -143,29 +116,49 @@ class TrainingTotals:
 
 
 class Telemetry:
-    """Sums over the updates, for log lines, curves and results; part of a run's state."""
+    """Sums over the updates, for log lines, curves and results; part of a run's state.
+
+    Attributes:
+        recent: since the last log line.
+        since_validation: since the last validation.
+        totals: of the whole run.
+        points: of the curves, at the step of the last update. A run that goes on writes them once more, as all that
+            its curves hold from that step on counts no more: what follows the checkpoint is going to be repeated.
+    """
 
     ENTRIES = ("window", "totals")
 
     def __init__(self) -> None:
-        self.recent, self.totals = SinceLastLog(), TrainingTotals()
+        self.recent, self.since_validation, self.totals = Window(), Window(), TrainingTotals()
+        self.points: dict[str, float] = {}
 
     def add(self, update: Update, *, tokens: int, seconds: float, lr: float) -> None:
         """Take in an update, of all processes' tokens."""
-        self.recent.add(update, tokens=tokens, seconds=seconds, lr=lr)
+        for window in (self.recent, self.since_validation):
+            window.add(update, tokens=tokens, seconds=seconds, lr=lr)
         skipped = int(not update.is_sound)
         self.totals = self.totals.plus(updates=1, seconds=seconds, tokens=tokens, skipped_updates=skipped)
+        self.points = {}
 
-    def taken(self) -> SinceLastLog:
+    def logged(self) -> Window:
         """What happened since the last log line, which begins anew."""
-        recent, self.recent = self.recent, SinceLastLog()
+        recent, self.recent = self.recent, Window()
         self.totals = self.totals.plus(failed_backward_solves=recent.backward.n_failed)
         return recent
 
+    def validated(self) -> Window:
+        """What happened since the last validation, which begins anew."""
+        window, self.since_validation = self.since_validation, Window()
+        return window
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"window": self.recent.as_dict(), "totals": vars(self.totals)}
+        more = {"since_validation": self.since_validation.as_dict(), "points": self.points}
+        return {"window": {**self.recent.as_dict(), **more}, "totals": vars(self.totals)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
-        self.recent, self.totals = SinceLastLog.of(state["window"]), TrainingTotals(**state["totals"])
+        """Go on from `state`; older programs kept neither the sums since a validation nor points."""
+        recent = dict(state["window"])
+        self.since_validation = Window.of(recent.pop("since_validation", {}))
+        self.points = dict(recent.pop("points", {}))
+        self.recent, self.totals = Window.of(recent), TrainingTotals(**state["totals"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -16,17 +16,19 @@ from evaluation.probe import Probe
 from evaluation.report import EvaluationReport
 from models.protocol import LanguageModel
 from modules.depth import Applications
-from runs.experiment import Experiment
+from runs.experiment import WEIGHTS_FILE, Experiment
 from system.distributed import World
+from system.lines import stamped
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
 from training.best_model import BestModel, Describe
-from training.checkpoint import Checkpoint, Part
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint, Part
 from training.divergence import has_only_skipped, is_sound, no_model, too_many_skipped
 from training.jacobian_penalty import JacobianPenalty
 from training.kept_checkpoints import KeptCheckpoints
 from training.learning_rate import LearningRate
+from training.log_lines import for_bar, legend, of_updates, of_validation, warning
 from training.memory import ChunkMemories, forget_nonfinite
 from training.progress import Progress, ShallowStage
 from training.random_states import RandomStates
@@ -51,7 +53,7 @@ class Trainer:
         validation: the validation split's segments, of all rows.
         experiment: where messages and curves go, and in whose folder checkpoints and the best model are kept.
         world: the processes that train together.
-        corpus: identity of the vocabulary and the training text, for the checkpoints.
+        corpus: identity of the vocabulary and the texts, for the checkpoints.
         describe: what stands beside the weights of the best model; None for nothing.
     """
 
@@ -114,6 +116,8 @@ class Trainer:
         """
         with enough_memory("the checkpoint", "make room on the device, or go on where there is more"):
             checkpoint.resume(self.parts)
+        if self.telemetry.points:
+            self.experiment.scalars(self.telemetry.points, self.progress.step)
         if self.progress.bad_steps >= self.settings.max_bad_steps:
             self.progress.bad_steps = 0  # the run that they stopped has another go
         self.world.sum(np.zeros(1))  # all have read it, before it may get another name
@@ -131,6 +135,8 @@ class Trainer:
         progress, max_step = self.progress, self.settings.max_step
         bar = progress_bar(max_step, "train", initial=progress.step, keep=True, hidden=not self.world.is_first)
         with self.signals, bar:
+            if progress.step < max_step:
+                self.experiment.log(legend())
             nothing_to_test = progress.step >= max_step and not self._has_a_model()
             if progress.validation_pending or nothing_to_test:
                 self.validate()
@@ -139,7 +145,7 @@ class Trainer:
                 for batch in self.batches.from_position(progress.position):
                     self.update(batch, start)
                     if bar.update():
-                        bar.set_postfix_str(self.telemetry.recent.brief())
+                        bar.show(for_bar(self.telemetry.recent))
                     self._between_updates()
                     if progress.step >= max_step:
                         break
@@ -187,9 +193,9 @@ class Trainer:
         tokens = len(batch.targets) * self.settings.batch_size
         self.telemetry.add(update, tokens=tokens, seconds=time.perf_counter() - start, lr=lr)
         if not update.is_sound:
-            self.experiment.log(
-                f"step {progress.step} | update skipped: loss {update.loss:g}, gradient {update.norm:g} "
-                f"({progress.bad_steps} in a row, --max_bad_steps {self.settings.max_bad_steps})"
+            self._tell(
+                f"update skipped: loss {update.loss:g}, gradient {update.norm:g} ({progress.bad_steps} in a row, "
+                f"--max_bad_steps {self.settings.max_bad_steps})"
             )
         return update
 
@@ -219,11 +225,20 @@ class Trainer:
         return step == self.settings.pretrain_steps and step > self.settings.start_train_steps
 
     def _log(self) -> None:
-        step, recent = self.progress.step, self.telemetry.taken()
-        self.experiment.log(f"epoch {self.progress.epoch} | step {step} | {recent}", routine=True)
-        if warning := recent.warning():
-            self.experiment.log(f"step {step} | {warning}")
-        self.experiment.scalars(recent.scalars(), step)
+        progress, recent = self.progress, self.telemetry.logged()
+        line = of_updates(recent, progress.step, self.settings.max_step)
+        self.experiment.log(stamped(line), routine=True)
+        if text := warning(recent):
+            self._tell(text)
+        more = {"train/epoch": progress.epoch, "train/seconds": self.telemetry.totals.seconds}
+        self._draw({**recent.scalars(), **more})
+
+    def _tell(self, text: str) -> None:
+        self.experiment.log(stamped(f"step {self.progress.step} {text}"))
+
+    def _draw(self, points: Mapping[str, float]) -> None:
+        self.experiment.scalars(points, self.progress.step)
+        self.telemetry.points |= points
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
@@ -262,26 +277,38 @@ class Trainer:
         depth = self.validation_depth.at(step - 1)
         with self.signals.at_once():
             report = evaluate(self.model, self.validation, "valid", settings, depth, world=world)
-        self.experiment.log(f"step {step} | {report}")
-        self.experiment.scalars(report.scalars(), step)
-        if report.shallow is None and world.is_first:
-            probe = Probe.of(self.model, next(iter(self.validation)), settings)
-            self.experiment.log(f"step {step} | {probe}")
-            self.experiment.curve("probe/residual", probe.residuals, f"step {step:06d}")
-        if self._shallow_stage_ends():
-            self.shallow_stage.report = report
-            self.experiment.log(f"step {step} | end of shallow stage: perplexity {report.perplexity:.3f}")
         self.rate.consider(report.loss, step)
         with self.signals.later():
             self.best.consider(report, self.model)
+        self._tell_of_validation(report)
         self.progress.validation_pending = False
         if step == settings.max_step:
             self.save()
         return report
 
+    def _tell_of_validation(self, report: EvaluationReport) -> None:
+        probe = None
+        if report.shallow is None and self.world.is_first:
+            probe = Probe.of(self.model, next(iter(self.validation)), self.settings)
+        window = self.telemetry.validated()
+        best, step, epoch = self.best.report, self.progress.step, self.progress.epoch
+        self.experiment.log(stamped(of_validation(report, best, window, step=step, epoch=epoch, probe=probe)))
+        self._draw({**report.scalars(), **(probe.scalars() if probe else {})})
+        if self._shallow_stage_ends():
+            self.shallow_stage.report = report
+            self._tell(f"end of shallow stage: perplexity {report.perplexity:.3f}")
+
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
+        if self.world.of_first(bool(self.checkpoints.fault or self.best.fault)):
+            self.save()  # once more, while the weights are still the last ones
         if self.world.is_first:
             self.best.put_back(self.model)
         self.world.copy_from_first(self.model)
         return self.world.of_first(self.best.report)
+
+    def unwritten(self) -> dict[str, str]:
+        """Try once more to write the best model: which of its file and the checkpoint's are missing, and why."""
+        self.best.write_what_waits()
+        faults = {CHECKPOINT_FILE: self.checkpoints.fault, WEIGHTS_FILE: self.best.fault}
+        return {name: fault for name, fault in faults.items() if fault}

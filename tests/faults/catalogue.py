@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import train_transformer
-from faults import damage, killing, surroundings
+from faults import damage, diverging, killing, surroundings
 from faults.trial import KINDS, LOST, LostError, Reference, Trial, Verdict, arguments
 from runs.experiment import LOG_FILE, SETTINGS_FILE
 from training.checkpoint import CHECKPOINT_FILE, PREVIOUS_FILE
@@ -40,6 +40,8 @@ FAULTS: dict[str, Fault] = {
     "SIGINT twice at any moments": killing.signalled(signal.SIGINT, signal.SIGINT),
     "SIGUSR1 at any moment": killing.signalled(signal.SIGUSR1),
     "SIGUSR1 twice, SIGTERM": killing.signalled(signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM),
+    "SIGHUP at any moment": killing.signalled(signal.SIGHUP),
+    "SIGHUP at any call of a save": killing.signalled_in("a save", signal.SIGHUP),
     "SIGTERM at any call of a save": killing.signalled_in("a save", signal.SIGTERM),
     "SIGTERM while the best model is kept": killing.signalled_in("keeping the best model", signal.SIGTERM),
     "SIGTERM in a validation": killing.signalled_in("a validation", signal.SIGTERM),
@@ -61,10 +63,13 @@ FAULTS: dict[str, Fault] = {
     "corpus cache damaged": damage.cache_damaged,
     "training text damaged": damage.text_damaged,
     "pickle with code": damage.pickle_with_code,
+    "weights ruined": diverging.ruined,
+    "learning rate raised, lowered": diverging.rate_raised,
     "disk full for some updates": surroundings.disk_full(passes=True),
     "disk full until the end": surroundings.disk_full(passes=False),
     "file size limited for some updates": surroundings.files_limited(passes=True),
     "file size limited until the end": surroundings.files_limited(passes=False),
+    "file size limited at the end": surroundings.files_limited_at_the_end,
     "folder removed": surroundings.folder_removed,
     "folder renamed, put back": surroundings.folder_renamed(passes=True),
     "folder renamed": surroundings.folder_renamed(passes=False),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
+import torch
+
 from data import corpus
 from runs.experiment import Experiment
 from system import atomic_file
@@ -132,6 +134,44 @@ class AtSteps:
             return update(trainer, *given)
 
         Trainer.update = disturbed
+
+
+class Ruin:
+    """Spoils all weights after the update that ends with a step.
+
+    Args:
+        step: of the update.
+        factor: of the weights.
+    """
+
+    def __init__(self, step: int, factor: float):
+        self.step, self.factor = step, factor
+
+    @torch.no_grad()
+    def _spoil(self, trainer: Trainer) -> None:
+        for parameter in trainer.model.parameters():
+            parameter.mul_(self.factor)
+
+    def __call__(self) -> None:
+        update = Trainer.update
+
+        def spoiling(trainer: Trainer, *given: Any) -> Update:
+            made = update(trainer, *given)
+            if trainer.progress.step == self.step:
+                self._spoil(trainer)
+            return made
+
+        Trainer.update = spoiling
+
+
+def together(*preparations: Callable[[], object]) -> Callable[[], None]:
+    """All of these, one after the other."""
+
+    def prepare() -> None:
+        for preparation in preparations:
+            preparation()
+
+    return prepare
 
 
 def stopping(step: int) -> AtSteps:

@@ -10,7 +10,11 @@ from faults.trial import MAX_STEP, LostError, Trial, Verdict
 
 MOST = 5  # times that a run is broken
 OF_A_RESUMED_RUN = ("resuming", "opening the run's folder")
-STOPS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
+STOPS = {
+    signal.SIGTERM: "stopped by SIGTERM",
+    signal.SIGINT: "interrupted",
+    signal.SIGHUP: "stopped by SIGHUP",
+}
 
 
 def killed_at_random(trial: Trial) -> Verdict:

@@ -19,7 +19,7 @@ from training import recipe
 
 PATIENCE = 60.0  # seconds; who takes longer hangs
 ERROR = "train_transformer.py: error: "
-ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 BY_THE_WAY = ("encoding ", "waiting for another process", "the encoded corpus is damaged")  # on stderr, no errors
 # An interrupt that came just when Python could not pass it on, as where it closes a generator.
 SWALLOWED = re.compile(

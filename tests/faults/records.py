@@ -1,23 +1,19 @@
 """What a run leaves behind, and whether two runs left the same to the bit."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from logs import is_measured, without_times
 
 from runs.experiment import LOG_FILE, RESULTS_FILE, WEIGHTS_FILE
 from training.checkpoint import CHECKPOINT_FILE
 
-OF_THE_CLOCK = re.compile(r"[\d,.]+ (ms/step|tokens/s|s, )| in +s|\d+ updates in .*")
-OF_THE_CALL = ("resumed at", "changed: ", "warning: ", "note: ", "run folder: ", "curves: ", "peak memory")
-# Times, the length of their digits, and where the run is.
-NOT_COMPARED = {"seconds", "tokens_per_second", "log_end", "peak_memory_bytes"} | {
-    *("restart", "restart_dir", "name", "data", "work_dir"),
-}
+# The length of the digits of times, and where the run is.
+NOT_COMPARED = {"log_end", "peak_memory_bytes", "restart", "restart_dir", "name", "data", "work_dir"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,7 @@ class Record:
     def of(cls, folder: Path) -> "Record":
         """Of the run in this folder."""
         weights, checkpoint = (torch.load(folder / n, weights_only=True) for n in (WEIGHTS_FILE, CHECKPOINT_FILE))
-        lines = (folder / LOG_FILE).read_text(errors="replace").splitlines()
-        log = [OF_THE_CLOCK.sub("", line) for line in lines if not line.startswith(OF_THE_CALL)]
+        log = without_times((folder / LOG_FILE).read_text(errors="replace"))
         return cls(weights, checkpoint, json.loads((folder / RESULTS_FILE).read_text()), log)
 
 
@@ -46,7 +41,8 @@ def differences(one: object, other: object, where: str = "") -> Iterator[str]:
         if one.keys() != other.keys():
             yield f"{where}: {sorted(map(str, one.keys() ^ other.keys()))}"
         for key in one.keys() & other.keys() - NOT_COMPARED:
-            yield from differences(one[key], other[key], f"{where} {key}")
+            if not is_measured(key):
+                yield from differences(one[key], other[key], f"{where} {key}")
     elif isinstance(one, list | tuple):
         if len(one) != len(other):
             yield f"{where}: {len(one)} entries, {len(other)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from faults.inside import AtSteps, limit_files
 from faults.processes import Ended
 from faults.trial import MAX_STEP, LostError, Trial, Verdict, arguments
+from runs.experiment import RESULTS_FILE
 from training.checkpoint import CHECKPOINT_FILE
 
 Action = Callable[[], object]
@@ -21,6 +22,7 @@ PAGE = 4096
 LEAST_LIMIT = 20_000  # bytes; stdout is a file, too
 BEST = "checkpoint best"  # its model may wait in memory, and have no file yet
 LOSABLE = ("log", BEST)
+UNWRITTEN = "could not be written, nor at a second try"
 IN_USE = "is in use by another process"
 
 
@@ -62,13 +64,21 @@ def _run(trial: Trial, begin: Action, end: Action, passes: bool) -> Ended:
 
 
 def _after(trial: Trial, ended: Ended, mend: Action) -> Verdict:
-    """See that the run came to its end all the same; what it could not write, and said so, is made up for."""
-    if ended.status != 0 and "the best model could not be written" not in ended.err:
-        raise LostError(f"it did not go on: {ended}")
-    if "warning: " not in ended.out:
-        return trial.judge(ended)
+    """See that the run came to its end; where something was not written, that it says so and is made up for."""
+    if ended.status == 0:
+        return trial.judge(ended, may_tell=True, but=LOSABLE)
+    _see_that_it_says_so(trial, ended)
     mend()
     return trial.judge(trial.go_on().wait(), may_tell=True, but=LOSABLE)
+
+
+def _see_that_it_says_so(trial: Trial, ended: Ended) -> None:
+    """It has ended with an error on what could not be written, and without results."""
+    trial.refused(ended)
+    if UNWRITTEN not in ended.err:
+        raise LostError(f"it did not go on: {ended}")
+    if (trial.folder / RESULTS_FILE).is_file():
+        raise LostError("it has results, and files are missing")
 
 
 def disk_full(*, passes: bool) -> Callable[[Trial], Verdict]:
@@ -102,6 +112,16 @@ def files_limited(*, passes: bool) -> Callable[[Trial], Verdict]:
         return trial.judge(ended, but=[BEST]) if passes else _after(trial, ended, nothing)
 
     return fault
+
+
+def files_limited_at_the_end(trial: Trial) -> Verdict:
+    """No file may become longer than some size, which the last checkpoint exceeds, from the last update on."""
+    whole = (trial.reference.folder / CHECKPOINT_FILE).stat().st_size
+    limit = partial(limit_files, trial.rng.randrange(LEAST_LIMIT, whole))
+    ended = trial.start(AtSteps({MAX_STEP: limit})).wait()
+    trial.broken += 1
+    _see_that_it_says_so(trial, ended)
+    return trial.judge(trial.go_on().wait())
 
 
 def folder_removed(trial: Trial) -> Verdict:

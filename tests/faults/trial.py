@@ -33,7 +33,7 @@ KINDS = {  # in four of them the best model is not the last
     "cosine": "--scheduler cosine --warmup_step 4 --eta_min 0.001 --optim RMSprop --mem_len 0",
 }
 Damage = Callable[[Path, random.Random], None]
-BIT_EQUAL, REFUSED, TOLD, LOST = OUTCOMES = ("bit-equal", "refused", "told", "lost")
+BIT_EQUAL, SOUND, REFUSED, TOLD, LOST = OUTCOMES = ("bit-equal", "sound", "refused", "told", "lost")
 BEST_IS_LOST = re.compile(r"^warning: .*(the search for .* starts again|the best model is lost)", re.MULTILINE)
 
 
@@ -88,7 +88,8 @@ class Verdict:
     """What became of a trial.
 
     Attributes:
-        outcome: "bit-equal": it ended like the undisturbed run. "refused": with one line that says why; where nothing
+        outcome: "bit-equal": it ended like the undisturbed run. "sound": with finite weights and losses, under another
+            learning rate. "refused": with one line that says why; where nothing
             had been saved, it was started anew and ended so. "told": with a warning that the best model was lost, and
             the training went its way all the same; or that the checkpoint is another run's. "lost": anything else.
         note: why it is lost.
@@ -131,9 +132,9 @@ class Trial:
         self.folder = self.work_place / "R-deq-text" / name
         return self.call([*arguments(self.reference.kind, self.corpus, self.work_place, name), *further], *inside)
 
-    def resume(self, *inside: Preparation) -> Process:
-        """The run goes on in its folder."""
-        return self.call(["--restart", "--restart_dir", str(self.folder)], *inside)
+    def resume(self, *inside: Preparation, further: Sequence[str] = ()) -> Process:
+        """The run goes on in its folder, with further flags."""
+        return self.call(["--restart", "--restart_dir", str(self.folder), *further], *inside)
 
     def copy_corpus(self) -> None:
         """From now on the corpus is a copy of its own, which nobody has encoded."""
