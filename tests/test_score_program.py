@@ -51,6 +51,14 @@ def test_weights_and_a_vocabulary_do_for_a_run(trained, place, tmp_path):
     assert report_of(whole) in report_of(apart)
 
 
+def test_weights_without_a_description_take_the_models_settings_from_flags(trained, place, tmp_path):
+    shutil.copy(trained.folder / "model_state_dict.pkl", tmp_path)
+    source = f"--load {tmp_path}/model_state_dict.pkl --vocabulary {trained.folder}/vocabulary.txt"
+    model = "--dataset text --no-adaptive --n_head 2 --d_head 4 --d_model 8 --d_inner 16"
+    apart = scored(f"{source} {place}/rare/test.txt {model} --solver broyden --f_thres 6 --eval_tgt_len 8 --mem_len 8")
+    assert report_of(scored(f"{trained.folder} {place}/rare/test.txt")) in report_of(apart)
+
+
 def test_flags_may_stand_anywhere_and_a_text_comes_from_standard_input_too(trained, place):
     text = (place / "rare" / "test.txt").read_bytes()
     from_file = report_of(scored(f"--rows 2 {trained.folder} --f_thres 4 {place}/rare/test.txt --no-wnorm"))
