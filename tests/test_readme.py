@@ -55,6 +55,8 @@ def test_training_commands_parse(command, tmp_path, monkeypatch):
     else:
         assert command[:2] == ["python", TRAINING]
         arguments = command[2:]
+    (tmp_path / "FILE").write_text("{}")
+    monkeypatch.chdir(tmp_path)  # where --config FILE is
     if "--help" not in arguments:
         COMMAND.parse(arguments)
 

@@ -85,7 +85,7 @@ def test_weights_bring_their_model_along(trained, place, tmp_path):
     assert evaluated.status == 0, evaluated.err
     assert perplexities(evaluated.out) == perplexities(trained.out)
     assert f"note: from {tmp_path}/model_state_dict.settings.json: " in evaluated.out
-    assert "--pre_lnorm True" in evaluated.out
+    assert "--pre_lnorm --outer_norm" in evaluated.out
     # A new run takes the model alone: its solves, lengths and course are the caller's.
     further = call(f"{flags} --dataset text {LENGTHS} --max_step 1 --f_thres 2")
     assert further.status == 0, further.err
@@ -166,3 +166,12 @@ def test_data_is_stored_where_it_is(tmp_path, monkeypatch):
     again = call(f"--restart --restart_dir {tmp_path / outcome.folder} --max_step 2")
     assert again.status == 0, again.err
     assert "changed: --data" not in again.out
+
+
+def test_what_has_no_effect_any_more_is_not_inherited(run):
+    first = run("--f_history 2 --b_solver broyden --jac_loss_weight 1 --jac_loss_freq 0.5 --name inherits")
+    evaluated = call(f"--eval --load {first.folder}/model_state_dict.pkl --data {first.settings['data']} --debug")
+    assert evaluated.status == 0, evaluated.err
+    again = call(f"--restart --restart_dir {first.folder} --max_step 5 --jac_loss_weight 0")
+    assert again.status == 0, again.err
+    assert "changed: --jac_loss_freq is 0.4, was 0.5" in again.out

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -86,11 +86,17 @@ class CommandLine:
             UserError: they make no sense; the message names the flag, its value and the remedy.
         """
         settings = self.settings(**{**(earlier or {}), **given})
+        settings = dataclasses.replace(settings, **self._of_no_use(settings, (earlier or {}).keys() - given.keys()))
         settings = dataclasses.replace(settings, data=os.path.abspath(settings.data))  # wherever it is read again
         self._check(settings)
         for point in grid(settings.sweep, self.flags, self.defaults):
             self._check(dataclasses.replace(settings, **point))
         return dataclasses.replace(settings, **self._filled_in(settings))
+
+    def _of_no_use(self, settings: Settings, inherited: Iterable[str]) -> dict[str, Any]:
+        """The defaults of inherited settings that have no effect beside what has been given."""
+        needs = {name: self.flags[name].needs for name in inherited}
+        return {name: self.defaults[name] for name in needs if not all(n.is_there(settings) for n in needs[name])}
 
     def _filled_in(self, settings: Settings) -> Mapping[str, Any]:
         with mistakes_in_flags(self.flag_names):
@@ -109,8 +115,11 @@ class CommandLine:
         own = [field.name for field in dataclasses.fields(self.spec.flags)]
         names = [name for name in ("dataset", *own) if self.flags[name].is_scored]
         names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != self.defaults[name]]
-        values = {self.flag_names[name]: getattr(settings, name) for name in names}
-        return " ".join(_as_flag(name, value) for name, value in values.items() if value != ())
+        return self.typed({name: getattr(settings, name) for name in names})
+
+    def typed(self, values: Mapping[str, Any]) -> str:
+        """Settings as they are typed."""
+        return " ".join(_as_flag(self.flag_names[name], value) for name, value in values.items() if value != ())
 
     def parser(self) -> Parser:
         """A parser with every setting's flag; abbreviations are expanded before it, by `expand`."""

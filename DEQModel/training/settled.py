@@ -87,11 +87,7 @@ def _of_weights(command: CommandLine, given: dict[str, Any], weights: Path) -> S
     earlier = {name: value for name, value in known.items() if given.get("eval") or name in of_model}
     settings = command.resolved(given, earlier)
     source = str(beside(weights))
-    taken = [
-        f"{command.flags[name].option(name)} {value}"
-        for name, value in earlier.items()
-        if name not in given and value != command.defaults[name]
-    ]
-    remarks = [f"note: from {source}: {', '.join(taken)}"] if taken else []
+    new = {name: value for name, value in earlier.items() if name not in given and value != command.defaults[name]}
+    remarks = [f"note: from {source}: {command.typed(new)}"] if new else []
     remarks += overrides(earlier, settings, source)
     return Settled(settings, remarks, weights=weights, description=description)

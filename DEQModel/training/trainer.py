@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from models.protocol import LanguageModel
 from modules.depth import Applications
 from runs.experiment import WEIGHTS_FILE, Experiment
 from system.distributed import World
-from system.lines import stamped
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
@@ -28,8 +27,9 @@ from training.divergence import has_only_skipped, is_sound, no_model, too_many_s
 from training.jacobian_penalty import JacobianPenalty
 from training.kept_checkpoints import KeptCheckpoints
 from training.learning_rate import LearningRate
-from training.log_lines import for_bar, legend, of_updates, of_validation, warning
+from training.log_lines import for_bar
 from training.memory import ChunkMemories, forget_nonfinite
+from training.narration import Narration
 from training.progress import Progress, ShallowStage
 from training.random_states import RandomStates
 from training.telemetry import Telemetry
@@ -92,6 +92,7 @@ class Trainer:
         rows = self.world.rows(settings.batch_size, settings.gpu0_bsz)
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
+        self.narration = Narration(experiment, self.progress, self.telemetry, settings.max_step)
         self.best = BestModel(experiment, self.world, settings.max_step, describe)
         self.checkpoints, self.owes_a_save = KeptCheckpoints(experiment, ENTRIES), False
         self.random = RandomStates(settings.seed, self.device, self.world)
@@ -116,8 +117,7 @@ class Trainer:
         """
         with enough_memory("the checkpoint", "make room on the device, or go on where there is more"):
             checkpoint.resume(self.parts)
-        if self.telemetry.points:
-            self.experiment.scalars(self.telemetry.points, self.progress.step)
+        self.narration.go_on()
         if self.progress.bad_steps >= self.settings.max_bad_steps:
             self.progress.bad_steps = 0  # the run that they stopped has another go
         self.world.sum(np.zeros(1))  # all have read it, before it may get another name
@@ -135,8 +135,7 @@ class Trainer:
         progress, max_step = self.progress, self.settings.max_step
         bar = progress_bar(max_step, "train", initial=progress.step, keep=True, hidden=not self.world.is_first)
         with self.signals, bar:
-            if progress.step < max_step:
-                self.experiment.log(legend())
+            self.narration.begin()
             nothing_to_test = progress.step >= max_step and not self._has_a_model()
             if progress.validation_pending or nothing_to_test:
                 self.validate()
@@ -193,17 +192,14 @@ class Trainer:
         tokens = len(batch.targets) * self.settings.batch_size
         self.telemetry.add(update, tokens=tokens, seconds=time.perf_counter() - start, lr=lr)
         if not update.is_sound:
-            self._tell(
-                f"update skipped: loss {update.loss:g}, gradient {update.norm:g} ({progress.bad_steps} in a row, "
-                f"--max_bad_steps {self.settings.max_bad_steps})"
-            )
+            self.narration.skipped(update, self.settings.max_bad_steps)
         return update
 
     def _between_updates(self) -> None:
         settings, progress = self.settings, self.progress
         last = progress.step == settings.max_step
         if last or progress.step % settings.log_interval == 0:
-            self._log()
+            self.narration.updates()
         progress.validation_pending = self._validation_is_due()
         asked, stop = self.signals.asked(self.world)
         due = asked or last or progress.validation_pending or progress.step % settings.steps_between_saves == 0
@@ -224,22 +220,6 @@ class Trainer:
         step = self.progress.step
         return step == self.settings.pretrain_steps and step > self.settings.start_train_steps
 
-    def _log(self) -> None:
-        progress, recent = self.progress, self.telemetry.logged()
-        line = of_updates(recent, progress.step, self.settings.max_step)
-        self.experiment.log(stamped(line), routine=True)
-        if text := warning(recent):
-            self._tell(text)
-        more = {"train/epoch": progress.epoch, "train/seconds": self.telemetry.totals.seconds}
-        self._draw({**recent.scalars(), **more})
-
-    def _tell(self, text: str) -> None:
-        self.experiment.log(stamped(f"step {self.progress.step} {text}"))
-
-    def _draw(self, points: Mapping[str, float]) -> None:
-        self.experiment.scalars(points, self.progress.step)
-        self.telemetry.points |= points
-
     def save(self) -> None:
         """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
 
@@ -255,7 +235,7 @@ class Trainer:
             elif not owed:
                 last = self.checkpoints.step
                 before = "there is none" if last is None else f"the last one is of step {last}"
-                self.experiment.log(f"step {self.progress.step} | no checkpoint until an update is sound: {before}")
+                self.narration.say(f"no checkpoint until an update is sound: {before}")
         self.world.of_first(None)  # whoever ends first takes the others along: not before the file is there
 
     def _write(self) -> None:
@@ -280,23 +260,17 @@ class Trainer:
         self.rate.consider(report.loss, step)
         with self.signals.later():
             self.best.consider(report, self.model)
-        self._tell_of_validation(report)
+        probe = None
+        if report.shallow is None and world.is_first:
+            probe = Probe.of(self.model, next(iter(self.validation)), settings)
+        self.narration.validation(report, self.best.report, probe)
+        if self._shallow_stage_ends():
+            self.shallow_stage.report = report
+            self.narration.say(f"end of shallow stage: perplexity {report.perplexity:.3f}")
         self.progress.validation_pending = False
         if step == settings.max_step:
             self.save()
         return report
-
-    def _tell_of_validation(self, report: EvaluationReport) -> None:
-        probe = None
-        if report.shallow is None and self.world.is_first:
-            probe = Probe.of(self.model, next(iter(self.validation)), self.settings)
-        window = self.telemetry.validated()
-        best, step, epoch = self.best.report, self.progress.step, self.progress.epoch
-        self.experiment.log(stamped(of_validation(report, best, window, step=step, epoch=epoch, probe=probe)))
-        self._draw({**report.scalars(), **(probe.scalars() if probe else {})})
-        if self._shallow_stage_ends():
-            self.shallow_stage.report = report
-            self._tell(f"end of shallow stage: perplexity {report.perplexity:.3f}")
 
     def restore_best(self) -> EvaluationReport:
         """Put the best model's weights back into the model; the report of its validation."""
