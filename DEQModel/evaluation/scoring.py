@@ -17,7 +17,7 @@ from config.depth import evaluation_depth
 from data.batches import OrderedBatches
 from data.text_tokens import TextTokens
 from evaluation.evaluation import solve_summary
-from evaluation.report import EvaluationReport, bar_figures
+from evaluation.report import INDENT, EvaluationReport, bar_figures
 from evaluation.solve_statistics import SolveStatistics
 from evaluation.token_scores import TokenScores
 from evaluation.trained_model import TrainedModel
@@ -61,10 +61,11 @@ class Score:
         return self.bits / self.n_characters
 
     def __str__(self) -> str:
-        return (
-            f"{self.report}\n    {self.bits_per_word:.5f} bits per word ({self.n_words:,} words, the bits of line ends "
-            f"shared among them), {self.bits_per_character:.5f} bits per character ({self.n_characters:,} characters)"
+        bits = (
+            f"{self.bits_per_word:.5f} bits per word ({self.n_words:,} words, the bits of line ends shared among them)",
+            f"{self.bits_per_character:.5f} bits per character ({self.n_characters:,} characters)",
         )
+        return f"\n{INDENT}".join([str(self.report), *bits])
 
 
 @torch.no_grad()
