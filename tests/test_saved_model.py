@@ -110,6 +110,15 @@ def test_a_broken_description_is_one_line(trained, text, place, tmp_path):
     assert refused.err.count("\n") == 1
 
 
+def test_weights_of_another_model_are_one_line(trained, tmp_path):
+    weights = Path(shutil.copy(trained.folder / "model_state_dict.pkl", tmp_path))
+    content = json.loads(beside(trained.folder / "model_state_dict.pkl").read_text())
+    beside(weights).write_text(json.dumps({**content, "model": "DEQ-RNN", "settings": {"width": 3}}))
+    refused = call(f"--eval --load {weights} --debug")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "is of a DEQ-RNN, and train_transformer.py is for a DEQ-Transformer" in refused.err
+
+
 def test_unknown_settings_of_a_description_are_one_line(trained, place, tmp_path):
     weights = Path(shutil.copy(trained.folder / "model_state_dict.pkl", tmp_path))
     content = json.loads(beside(trained.folder / "model_state_dict.pkl").read_text())

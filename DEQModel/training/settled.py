@@ -68,6 +68,7 @@ def _going_on(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
 
 def _of_run(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
     weights = Path(run, WEIGHTS_FILE)
+    description = _description(command, weights)
     earlier, remarks = on_this_machine(settings_of_run(run, command.flags, command.defaults), given)
     if "data" not in {**earlier, **given}:
         raise UserError(f"--restart_dir {run}: the model comes without its corpus: pass --data FOLDER")
@@ -75,11 +76,11 @@ def _of_run(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
         remarks.append(f"note: {run} has no {SETTINGS_FILE}: what the flags do not name has its default")
     settings = command.resolved(given, earlier)
     remarks += overrides(earlier, settings, str(Path(run, SETTINGS_FILE)))
-    return Settled(settings, remarks, weights=weights, description=ModelDescription.beside(weights))
+    return Settled(settings, remarks, weights=weights, description=description)
 
 
 def _of_weights(command: CommandLine, given: dict[str, Any], weights: Path) -> Settled:
-    description = ModelDescription.beside(weights)
+    description = _description(command, weights)
     if description is None:
         return Settled(command.resolved(given), weights=weights)
     known = settings_of_description(description, weights, command.flags, command.defaults)
@@ -91,3 +92,13 @@ def _of_weights(command: CommandLine, given: dict[str, Any], weights: Path) -> S
     remarks = [f"note: from {source}: {command.typed(new)}"] if new else []
     remarks += overrides(earlier, settings, source)
     return Settled(settings, remarks, weights=weights, description=description)
+
+
+def _description(command: CommandLine, weights: Path) -> ModelDescription | None:
+    found = ModelDescription.beside(weights)
+    if found and found.model != command.spec.name:
+        raise UserError(
+            f"{weights} is of a {found.model}, and {command.program} is for a {command.spec.name}: call the program of "
+            "that model"
+        )
+    return found
