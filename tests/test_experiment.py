@@ -225,9 +225,7 @@ def test_solve_statistics_are_means_and_shares():
     assert scalars["forward/stopped/diverged"] == scalars["forward/failed"] == 0
     assert scalars["forward/unconverged_sequences"] == 0.25
     assert solves.brief() == "7.0  4e-1"
-    assert str(solves) == (
-        "7.0 steps, 8.0 evaluations, residual 4e-1; 50% converged, 50% max steps; sequences 25% open"
-    )
+    assert str(solves) == ("7.0 steps, 8.0 evaluations, residual 4e-1; 50% converged, 50% max steps; 25% open")
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,9 @@ def test_a_validation():
         "15:48:58 step 300000 valid loss 1.00000 ppl 2.718 best so far, 2.0 s, 50.0 tokens/s"
     )
     assert others == [
-        "         valid    7.2 steps, 8.2 evaluations, residual 6e-4; 75% converged, 25% max steps; sequences 30% open",
-        "         forward  12.0 steps, 13.0 evaluations, residual 7e-4; 100% converged; sequences 0% open",
-        "         backward 25.0 steps, 26.0 evaluations, residual 8e-4; 100% converged; sequences 0% open",
+        "         valid    7.2 steps, 8.2 evaluations, residual 6e-4; 75% converged, 25% max steps; 30% open",
+        "         forward  12.0 steps, 13.0 evaluations, residual 7e-4; 100% converged; 0% open",
+        "         backward 25.0 steps, 26.0 evaluations, residual 8e-4; 100% converged; 0% open",
         "         updates  200, epoch 12, 680 ms/step, gradient 0.312",
         "         radius   spectral radius of the Jacobian: mean 0.500, max 0.750 over 40 sequences of 10 segments",
         "         probe    rel residual by evaluation 1: 1.0e0, 2: 5.0e-1, 3: 1.0e-3",

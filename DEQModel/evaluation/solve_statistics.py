@@ -169,7 +169,7 @@ def in_words(steps: float, evaluations: float, residual: float, shares: Mapping[
     """Means over solves, the shares of the reasons for which they stopped, and that of the sequences left open."""
     return (
         f"{steps:.1f} steps, {evaluations:.1f} evaluations, residual {residual_in_few(residual)}; "
-        f"{shares_in_words(shares)}; sequences {unconverged:.0%} open"
+        f"{shares_in_words(shares)}; {unconverged:.0%} open"
     )
 
 
