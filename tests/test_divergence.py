@@ -119,7 +119,7 @@ def test_one_skipped_update_delays_a_save_and_changes_nothing(place, tmp_path):
     with skipped(5):
         whole = call(f"{base}/W-")
         assert steps_in(whole.folder) == kept(10, 6)
-        assert "step 5 | no checkpoint until an update is sound: there is none" in whole.log
+        assert "step 5 no checkpoint until an update is sound: there is none" in whole.log
         with signal_in_update(8):
             folder = call(f"{base}/R-").folder
     with skipped(9), signal_in_update(9):
@@ -141,7 +141,7 @@ def test_several_processes_go_back_and_go_on_together(place, tmp_path):
     second.mkdir()
     jobs = [
         Job(tuple(base.split()), tmp_path, ailing=1, at=5, number=signal.SIGTERM),
-        Job(tuple(f"{resumed} --lr 1e200 --scheduler constant --max_bad_steps 2".split()), second),
+        Job(tuple(f"{resumed} --lr 9e37 --scheduler constant --max_bad_steps 2".split()), second),
         Job(tuple(f"{resumed} {SMALL}".split()), tmp_path),
     ]
     assert run_in(2, jobs) == [[143, 143], [2, 2], [0, 0]]

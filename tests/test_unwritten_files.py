@@ -93,7 +93,7 @@ def limited(n_bytes: int, step: int, until: str = "") -> Iterator[None]:
 @pytest.mark.parametrize(
     ("n_bytes", "named"),
     [
-        (0, ["log.txt", "events.out", "probe/residual", "model_state_dict.pkl", "checkpoint.pt"]),
+        (0, ["log.txt", "events.out", "model_state_dict.pkl", "checkpoint.pt"]),
         (20_000, ["checkpoint.pt"]),
     ],
 )

@@ -65,18 +65,24 @@ def warning(window: Window) -> str | None:
 
 
 def of_validation(
-    report: EvaluationReport, best: EvaluationReport, window: Window, *, step: int, epoch: int, probe: Probe | None
+    report: EvaluationReport,
+    best: EvaluationReport | None,
+    window: Window,
+    *,
+    step: int,
+    epoch: int,
+    probe: Probe | None,
 ) -> str:
     """The lines of a validation, to be stamped.
 
     Args:
         report: of the validation.
-        best: of the best one of its stage so far, this one included.
+        best: of the best one of its stage so far, this one included; None while none had a finite loss.
         window: the updates since the one before.
         step, epoch: where the run stands.
         probe: of the model, where it is an equilibrium.
     """
-    place = "best so far" if best is report else f"(best {best.perplexity:.3f})"
+    place = "best so far" if best is report else f"(best {best.perplexity:.3f})" if best else "(none finite so far)"
     lines = [
         f"step {step} valid loss {report.loss:.5f} ppl {report.perplexity:.3f} {place}, {report.seconds:.1f} s, "
         f"{three_digits(report.tokens_per_second)} tokens/s"

@@ -28,7 +28,7 @@ PLACES: Mapping[str, tuple[Any, str]] = {
     "a validation": (Trainer, "validate"),
     "the final test": (recipe, "evaluate"),
     "encoding the corpus": (corpus, "cached_corpus"),
-    "opening the run's folder": (recipe, "open_experiment"),
+    "opening the run's folder": (recipe, "open_record"),
     "resuming": (Trainer, "resume"),
     "writing the results": (Experiment, "results"),
 }
