@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from diverging import ruined
 
 import train_transformer
 from models.transformers.config import DEQTransformerConfig
@@ -21,6 +22,8 @@ from training.recipe import program
 from training.trainer import Trainer
 from training.update import Update
 
+HUGE = 1e200  # a factor that weights in double precision bear, and products of them do not
+
 
 @dataclass(frozen=True)
 class Job:
@@ -29,6 +32,7 @@ class Job:
     Attributes:
         of_others: the command line of the processes after the first, where it is another.
         ailing: the rank of the process that `number` is sent to by itself, in the update that ends with step `at`.
+        ruined: the step whose update leaves weights that give no finite loss any more; 0 for none.
     """
 
     argv: tuple[str, ...]
@@ -37,6 +41,7 @@ class Job:
     at: int = 0
     number: int = signal.SIGKILL
     of_others: tuple[str, ...] | None = None
+    ruined: int = 0
 
 
 def checkpoint(folder: Path) -> dict:
@@ -103,6 +108,8 @@ def _work(job: Job, rank: int = 0) -> int:
             return made
 
         patch.setattr(Trainer, "update", recorded)
+        if job.ruined:
+            stack.enter_context(ruined(job.ruined, HUGE))
         for name, redirect in (("out", contextlib.redirect_stdout), ("err", contextlib.redirect_stderr)):
             stack.enter_context(redirect(stack.enter_context(open(job.place / f"{name}-{rank}", "w"))))
         if rank:

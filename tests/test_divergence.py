@@ -66,7 +66,7 @@ def test_no_state_in_which_updates_are_skipped_takes_a_checkpoints_place(further
 def test_a_run_whose_rate_is_raised_too_far_goes_on_with_a_small_one(stopped):
     """Its last sound update is the first one with that rate."""
     for further, left in (("--save_interval 4", kept(6, 4)), ("--save_interval 1", kept(6))):
-        outcome = restart(stopped, f"--lr 1e30 --scheduler constant --max_bad_steps 2 {further}")
+        outcome = restart(stopped, f"--lr 1e37 --scheduler constant --max_bad_steps 2 {further}")
         assert outcome.status == 2
         assert "step 9: 2 updates in a row" in outcome.err
         assert "--restart goes back to step 6" in outcome.err
@@ -141,7 +141,7 @@ def test_several_processes_go_back_and_go_on_together(place, tmp_path):
     second.mkdir()
     jobs = [
         Job(tuple(base.split()), tmp_path, ailing=1, at=5, number=signal.SIGTERM),
-        Job(tuple(f"{resumed} --lr 9e37 --scheduler constant --max_bad_steps 2".split()), second),
+        Job(tuple(f"{resumed} --max_bad_steps 2".split()), second, ruined=6),
         Job(tuple(f"{resumed} {SMALL}".split()), tmp_path),
     ]
     assert run_in(2, jobs) == [[143, 143], [2, 2], [0, 0]]
