@@ -107,7 +107,6 @@ BAD = [
     ("{run} {text} --rows 0", ["--rows is 0", "at least 1"]),
     ("{run} {text} --rows 99", ["98 tokens are too few for 99 rows", "--rows 1"]),
     ("{run} {text} --batch_size 0", ["--batch_size is 0", "at least 1"]),
-    ("{run} {text} --batch_size 5", ["--batch_size 5", "--rows 4"]),
     ("{run} {text} --rows two", ["--rows", "'two'"]),
     ("{run} {text} --per_token=", ["--per_token is empty"]),
     ("{run} {text} --per_token {text}", ["--per_token", "is the text that is scored"]),

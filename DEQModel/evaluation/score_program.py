@@ -33,8 +33,6 @@ def run(argv: Sequence[str]) -> int:
     call = PROGRAM.call(argv)
     run_folder, source = _places(call)
     own = call.own
-    if own.batch_size is not None and own.batch_size > own.rows:
-        raise UserError(f"--batch_size {own.batch_size} is more than --rows {own.rows}: lower it, or raise --rows")
     if own.per_token:
         check_place(own.per_token, source)
     trained = PROGRAM.load(call, run_folder)
@@ -69,7 +67,12 @@ def _notes(text: TextTokens, own: ScoreSettings, settings: Settings) -> Iterator
     yield f"note: {first} only context{rest}"
     if told := text.unknown_in_words():
         yield f"note: {told}"
-    if own.batch_size not in (None, own.rows) and settings.stop_scope == "batch" and not settings.evaluates_shallow:
+    if (
+        own.batch_size
+        and own.batch_size < own.rows
+        and settings.stop_scope == "batch"
+        and not settings.evaluates_shallow
+    ):
         yield (
             f"note: solves stop over the {own.batch_size} rows that are computed at the same time, where an evaluation "
             f"has {own.rows}: pass --stop_scope sequence for a score that does not depend on that"
