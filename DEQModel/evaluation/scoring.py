@@ -100,7 +100,7 @@ def score(
     scored = scored_tokens(len(text), rows)
     report = EvaluationReport(
         split=text.name,
-        loss=math.fsum(nll) / np.count_nonzero(scored),
+        loss=math.fsum(nll) / int(np.count_nonzero(scored)),
         n_tokens=int(np.count_nonzero(scored)),
         n_segments=len(batches),
         rows=rows,
