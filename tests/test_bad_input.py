@@ -254,7 +254,7 @@ def test_checkpoints_are_refused(refused, tmp_path):
         assert str(path) in refused(f"--eval --load {path}")
         assert str(path) in refused(f"--load {path}")
     assert not (tmp_path / "ran").exists()
-    assert f"{tmp_path}/nowhere/model_state_dict.pkl" in refused("--eval --restart_dir {place}/nowhere")
+    assert f"{tmp_path}/nowhere: there is no such folder" in refused("--eval --restart_dir {place}/nowhere")
 
     contradictions = refused(f"--eval --load {good} --d_inner 12 --pre_lnorm")
     assert "--d_inner is 12, not 16" in contradictions

@@ -51,7 +51,7 @@ def assert_no_model(outcome: Outcome, *parts: str) -> None:
     (line,) = [line for line in outcome.err.splitlines() if not line.startswith("encoding")]
     for part in (*parts, "no model to test", "--restart goes back to step", "lower --lr"):
         assert part in line
-    assert line.removeprefix("train_transformer.py: error: ") in outcome.log
+    assert line.removeprefix("train_transformer.py: error: ") in " ".join(outcome.log.split())
     assert not (outcome.folder / "results.json").exists()
 
 

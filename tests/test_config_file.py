@@ -42,6 +42,14 @@ def test_flags_override_a_file_whatever_comes_first(tmp_path):
     assert (settings.varlen, settings.cutoffs) == (False, (3,))
 
 
+def test_flags_override_settings_that_others_rest_on(tmp_path):
+    (tmp_path / "small.toml").write_text(TOML + 'b_init = "shine"\n')
+    path = tmp_path / "small.toml"
+    assert parsed(path, "--solver", "anderson", "--b_init", "zero").f_history is None
+    assert parsed(path, "--grad", "one_step").b_init == "zero"
+    assert parsed(path, "--no-adaptive").cutoffs == ()
+
+
 def test_settings_of_a_run(run):
     first = run("--name config --solver broyden --f_thres 5")
     again = call(f"--config {first.folder}/settings.json --name again")
@@ -69,13 +77,13 @@ def test_what_a_call_alone_was_asked_for_is_not_taken_from_a_run(tmp_path):
         ("a.toml", "solver = 'newton'", "choose from anderson"),
         ("a.toml", "cutoffs = ['a']", "cutoffs is 'a'"),
         ("a.toml", "work_dir = ' '", "work_dir is empty"),
+        ("a.toml", "lr = 5\n[settings]\nlr = 0.5", "no setting settings"),
         ("a.toml", "d_model = ", "cannot be understood"),
         ("a.toml", "d_model = -4", "--d_model is -4"),
         ("a.json", "{", "cannot be understood"),
-        ("a.json", "[1]", "holds no settings"),
+        ("a.json", "[1]", "holds no names"),
         ("a.json", "[" * 100_000, "cannot be understood"),
         ("a.json", "\x00", "cannot be understood"),
-        ("a.json", "{}" + " " * 2_000_000, "too large"),
         ("folder/a.json", None, "cannot read"),
     ],
 )

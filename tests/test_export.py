@@ -129,7 +129,7 @@ def test_flags_that_do_nothing_here_are_refused(trained):
     with pytest.raises(UserError, match="--lr does nothing here"):
         TrainedModel.load("x.py", run=str(trained.folder), arguments=["--lr", "3"])
     changed = TrainedModel.load("x.py", run=str(trained.folder), arguments=["--f_thres", "3"])
-    assert changed.remarks == ["changed: --f_thres is 3, was 6"]
+    assert list(changed.remarks) == ["changed: --f_thres is 3, was 6"]
 
 
 def test_published_weights_take_their_model_from_flags(trained, tmp_path):
@@ -145,3 +145,18 @@ def test_published_weights_take_their_model_from_flags(trained, tmp_path):
     (tmp_path / "words").write_text("<eos>\na\n")
     with pytest.raises(UserError, match="has other words"):
         TrainedModel.load("x.py", run=str(trained.folder), vocabulary=str(tmp_path / "words"))
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"valid": 3, "test": 4}', "[" * 100_000])
+def test_broken_results_are_one_line(text, trained, tmp_path, capsys):
+    folder = shutil.copytree(trained.folder, tmp_path / "broken")
+    (folder / "results.json").write_text(text)
+    assert export.main([str(folder), str(tmp_path / "mine")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_card_says_what_the_figures_rest_on_and_what_becomes_of_unknown_words(exported):
+    card = (exported / "README.md").read_text()
+    assert "broyden, threshold 6 steps, eps 0.001, stop mode rel, stop scope batch" in card
+    assert "Words that are not in `vocabulary.txt` are refused" in card

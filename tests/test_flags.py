@@ -186,6 +186,7 @@ def test_what_is_on_can_be_switched_off():
     settings = parse(["--varlen", "--no-varlen", "--wnorm", "--adaptive", "--no-adap", "--no-not_t"])
     assert (settings.varlen, settings.wnorm, settings.adaptive, settings.not_tied) == (False, True, False, False)
     assert expand(["--no"]) == ["--not_tied"], "what it meant before there were such forms"
+    assert expand(["--no-cu", "--no-ad"]) == ["--no-cuda", "--no-adaptive"], "what is no switch has no such form"
 
 
 def test_new_flags_can_be_abbreviated_where_no_listed_one_fits():

@@ -106,7 +106,8 @@ def test_a_broken_description_is_one_line(trained, text, place, tmp_path):
     beside(weights).write_text(text)
     refused = call(f"--eval --load {weights} --data {place}/corpus --dataset text {MODEL} --debug")
     assert (refused.status, refused.out) == (2, "")
-    assert f"{beside(weights)} is no description of the model beside it" in refused.err
+    assert f"{beside(weights)} " in refused.err
+    assert "remove this one and pass the model's settings as flags" in refused.err
     assert refused.err.count("\n") == 1
 
 
@@ -184,3 +185,60 @@ def test_what_has_no_effect_any_more_is_not_inherited(run):
     again = call(f"--restart --restart_dir {first.folder} --max_step 5 --jac_loss_weight 0")
     assert again.status == 0, again.err
     assert "changed: --jac_loss_freq is 0.4, was 0.5" in again.out
+
+
+def test_a_description_of_other_weights_is_told(run, monkeypatch):
+    """A run is cut off between the two files, at the change of its stage."""
+    from training import best_model
+
+    write = best_model.ModelDescription.write
+
+    def cut_off(description, path):
+        if description.settings["pretrain_steps"] == 0:
+            raise KeyboardInterrupt
+        write(description, path)
+
+    monkeypatch.setattr(best_model.ModelDescription, "write", cut_off)
+    cut = run("--pretrain_steps 2 --eval-interval 2 --name cut-off")
+    monkeypatch.undo()
+    assert cut.status == 130
+    refused = call(f"--eval --restart_dir {cut.folder} --debug")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "is of other weights than" in refused.err
+    assert call(f"--restart --restart_dir {cut.folder}").status == 0
+    assert call(f"--eval --restart_dir {cut.folder} --debug").status == 0
+
+
+def test_a_best_model_found_under_other_settings_is_validated_again(run):
+    first = run("--f_thres 6 --name other-settings")
+    again = call(f"--restart --restart_dir {first.folder} --f_thres 2 --mem_len 4")
+    assert again.status == 0, again.err
+    assert "validated again under those of now" in again.log
+    results = again.results
+    assert [(results[split]["threshold"], results[split]["memory"]) for split in ("valid", "test")] == [(2, 4), (2, 4)]
+    evaluated = call(f"--eval --restart_dir {first.folder} --debug")
+    assert "changed" not in evaluated.out
+    assert perplexities(evaluated.out) == [f"{results[split]['perplexity']:.3f}" for split in ("valid", "test")]
+
+
+def test_a_sample_that_fails_costs_nothing(run, monkeypatch):
+    from training import sample
+
+    class Failing:
+        def __init__(self, *given): ...
+
+        def draws(self, *given, **named):
+            raise UserError("its states are not finite")
+
+    monkeypatch.setattr(sample, "Generator", Failing)
+    outcome = run("--sample 5 --name sample-fails")
+    assert outcome.status == 0, outcome.err
+    assert outcome.results["test"]["loss"] > 0
+    assert "no sample of the model: its states are not finite" in outcome.log
+
+
+def test_solvers_can_be_swept_whatever_options_the_run_had(run):
+    first = run("--solver broyden --f_history 2 --name swept-solvers")
+    swept = call([*f"--eval --restart_dir {first.folder} --debug --sweep".split(), "solver=broyden,anderson"])
+    assert swept.status == 0, swept.err
+    assert len([line for line in swept.out.splitlines() if line.lstrip().startswith(("broyden ", "anderson "))]) == 2

@@ -50,12 +50,15 @@ def run_with(run, weights_file, sweep: str, further: str = ""):
 
 
 def table(outcome) -> list[str]:
-    return [line for line in outcome.out.splitlines() if not line.startswith("note: ")]
+    lines = outcome.out.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.lstrip().startswith("f_thres  ")) :]
 
 
 def test_table_has_a_row_for_every_point(swept):
     header, *rows, last = table(swept)
     assert header.split("  ")[0] == "f_thres"
+    assert "--eval_tgt_len 8, 4 rows" in " ".join(swept.out.split()), "what the figures depend on beside what changes"
+    assert "--f_thres" not in swept.out
     assert [row.split()[:2] for row in rows] == [["2", "0"], ["2", "12"], ["6", "0"], ["6", "12"]]
     assert len({len(line) for line in (header, *rows)}) == 1, "the columns are aligned"
     assert last.startswith("all figures: ")

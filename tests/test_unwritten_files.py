@@ -140,10 +140,10 @@ def test_results_are_those_of_the_last_call(place, tmp_path):
 def test_a_sweep_whose_figures_cannot_be_written(place, weights_file, tmp_path, monkeypatch):
     from runs import experiment
 
-    def fail(path, write):
+    def fail(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment, "write_atomically", fail)
+    monkeypatch.setattr(experiment, "write_json", fail)
     swept = f"--data {place}/corpus --dataset text {MODEL} {LENGTHS} --work_dir {tmp_path}/S- --load {weights_file}"
     outcome = call([*swept.split(), "--eval", "--sweep", "f_thres=2,3"])
     assert outcome.status == 2

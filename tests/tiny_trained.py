@@ -14,6 +14,7 @@ from tiny_run import COMMAND, LENGTHS, MODEL, Outcome, write_corpus
 
 from data.vocabulary import Vocab, VocabularyRule
 from evaluation.trained_model import TrainedModel
+from runs.saved_model import ModelDescription
 from system.state_dicts import load_state_dict, save_state_dict
 
 SOLVES = "--solver broyden --f_thres 100 --f_eps 1e-10"
@@ -29,7 +30,7 @@ def trained_model(further: str = "", *, n_words: int = 20, lower_case: bool = Fa
         gain = 0.15 if name.startswith("func.") else 1.0
         torch.nn.init.normal_(parameter, std=gain if "emb_layers" in name else gain / math.sqrt(parameter.shape[-1]))
     vocab = Vocab(["<eos>", "<unk>", *(f"w{i}" for i in range(2, n_words))])
-    return TrainedModel(model, vocab, VocabularyRule(("train",), lower_case), settings, (), Path("no file"))
+    return TrainedModel(model, vocab, VocabularyRule(("train",), lower_case), settings, COMMAND, (), Path("no file"))
 
 
 def run_with_unk(run: Callable[..., Outcome], place: Path) -> Outcome:
@@ -50,7 +51,9 @@ def with_random_weights(run: Path, folder: Path) -> Path:
     for name in ("word_emb.emb_layers.0.weight", "inject_conv.weight"):
         weights[name] = torch.randn(weights[name].shape, generator=random)
     weights["crit.out_layers.0.weight"] = weights["word_emb.emb_layers.0.weight"]
+    description = ModelDescription.beside(copy / "model_state_dict.pkl")
     save_state_dict(weights, copy / "model_state_dict.pkl")
+    description.write(copy / "model_state_dict.pkl")
     return copy
 
 

@@ -14,7 +14,6 @@ from system.errors import UserError
 from system.flag import Flag, defaults_of, flags_of
 
 PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\0]+")
-UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of arguments' bytes that are not UTF-8
 LONGEST_NAME = 200  # bytes; file systems allow 255, and a number may be appended
 
 
@@ -24,11 +23,7 @@ def check(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, 
     Raises:
         UserError: one line with the flag, its value and the remedy.
     """
-    values = dataclasses.asdict(settings)
-    check_ranges(values, flags)
-    for name, value in values.items():
-        if isinstance(value, str) and UNDECODABLE.search(value):
-            raise UserError(f"{flags[name].option(name)} is {value!r}: pass text in UTF-8")
+    check_ranges(dataclasses.asdict(settings), flags)
     _check_run(settings)
     _check_needs(settings, flags, defaults)
 

@@ -1,20 +1,18 @@
 """Settings from a file: a run's settings.json, or a TOML file."""
 
-import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from system.errors import UserError
 from system.flag import OF_THE_CALL, Flag
+from system.json_file import read_json
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-LARGEST = 1 << 20  # bytes; what is larger is some other file
 REMEDY = "pass a run's settings.json, or a TOML file with lines such as d_model = 256"
 
 
@@ -59,27 +57,26 @@ def typed_settings(
     return {key: _typed(path, key, value, flags[key], defaults[key]) for key, value in named.items()}
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str) -> dict[str, Any]:
     """The settings that a JSON or TOML file holds; those of a run's settings.json without what stands beside them.
 
     Raises:
         UserError: it cannot be read.
     """
+    if path.endswith(".toml"):
+        return _read_toml(path)
+    content = read_json(path, REMEDY)
+    return content["settings"] if isinstance(content.get("settings"), dict) else content
+
+
+def _read_toml(path: str) -> dict[str, Any]:
     try:
-        if Path(path).stat().st_size > LARGEST:
-            raise UserError(f"{path} is too large for settings: {REMEDY}")
-        text = Path(path).read_bytes().decode()
-        content = tomllib.loads(text) if str(path).endswith(".toml") else json.loads(text)
+        with open(path, "rb") as file:
+            return tomllib.load(file)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): {REMEDY}") from error
     except (ValueError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} cannot be understood ({reason}): {REMEDY}") from error
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        content = content["settings"]
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: {REMEDY}")
-    return content
+        raise UserError(f"{path} cannot be understood ({error}): {REMEDY}") from error
 
 
 def _typed(path: str, name: str, value: Any, flag: Flag, default: Any) -> Any:

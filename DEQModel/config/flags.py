@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,16 @@ from typing import Any
 from config.checks import check
 from config.depth import equilibrium
 from config.file import settings_of_file
-from config.parser import OFF, Parser, expand
+from config.parser import OFF, Parser, shown
 from config.settings import Settings, help_groups, settings_class
+from config.solve_settings import StageSettings
 from config.sweep_grid import grid
 from config.words import mistakes_in_flags
 from models.protocol import ModelSpec
 from system.flag import Flag, defaults_of, flags_of
+from system.lines import wrapped
 
+INDENT = 4  # columns of further lines
 ANY_VOCABULARY = sys.maxsize  # words, larger than any list of word ids asks for
 
 
@@ -67,36 +70,58 @@ class CommandLine:
             UserError: the command line is wrong; the message names the flag, its value and the remedy.
             SystemExit: --help was asked for.
         """
-        return self.resolved(self.given(arguments))
+        given = self.given(arguments)
+        return self.resolved(given, self.of_file(given))
 
     def given(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The settings that a command line names, or the file that it names, unchecked.
+        """The settings that a command line names, unchecked.
 
         Raises:
             UserError: a flag that does not exist, or a value that it cannot have, as an empty one.
             SystemExit: --help was asked for.
         """
-        given, _ = self.parser().given(expand(arguments, self.flags))
-        return {**settings_of_file(given["config"], self.flags, self.defaults), **given} if "config" in given else given
+        return self.parser().given(arguments)[0]
+
+    def of_file(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings in the file that --config names, unchecked; none without it.
+
+        Raises:
+            UserError: it cannot be read, or names settings that do not exist.
+        """
+        return settings_of_file(given["config"], self.flags, self.defaults) if "config" in given else {}
 
     def resolved(self, given: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Settings:
-        """The settings that are named, completed by those of an earlier run or by the defaults; resolved and checked.
+        """The settings that are named, completed by those of an earlier run or a file, or by the defaults.
+
+        Earlier ones that have no effect beside what is named fall back to their defaults.
+
+        Args:
+            given: name -> value.
+            earlier: likewise.
 
         Raises:
             UserError: they make no sense; the message names the flag, its value and the remedy.
         """
         settings = self.settings(**{**(earlier or {}), **given})
-        settings = dataclasses.replace(settings, **self._of_no_use(settings, (earlier or {}).keys() - given.keys()))
+        settings = self._without_idle(settings, (earlier or {}).keys() - given.keys())
         settings = dataclasses.replace(settings, data=os.path.abspath(settings.data))  # wherever it is read again
         self._check(settings)
-        for point in grid(settings.sweep, self.flags, self.defaults):
-            self._check(dataclasses.replace(settings, **point))
+        for point in self.points(settings):
+            self._check(self.at(settings, point))
         return dataclasses.replace(settings, **self._filled_in(settings))
 
-    def _of_no_use(self, settings: Settings, inherited: Iterable[str]) -> dict[str, Any]:
-        """The defaults of inherited settings that have no effect beside what has been given."""
-        needs = {name: self.flags[name].needs for name in inherited}
-        return {name: self.defaults[name] for name in needs if not all(n.is_there(settings) for n in needs[name])}
+    def points(self, settings: Settings) -> list[dict[str, Any]]:
+        """The settings that --sweep changes, at each of its points."""
+        return grid(settings.sweep, self.flags, self.defaults)
+
+    def at(self, settings: Settings, point: Mapping[str, Any]) -> Settings:
+        """The settings at a point of a sweep, without those that have no effect there, as another solver's options."""
+        return self._without_idle(dataclasses.replace(settings, **point), self.flags.keys() - point.keys())
+
+    def _without_idle(self, settings: Settings, names: Iterable[str]) -> Settings:
+        filled = [name for name in names if getattr(settings, name) not in (self.defaults[name], ())]
+        idle = [name for name in filled if not all(need.is_there(settings) for need in self.flags[name].needs)]
+        return dataclasses.replace(settings, **{name: self.defaults[name] for name in idle})
 
     def _filled_in(self, settings: Settings) -> Mapping[str, Any]:
         with mistakes_in_flags(self.flag_names):
@@ -110,19 +135,30 @@ class CommandLine:
             # The vocabulary is not known yet; all else about a model need not wait for the corpus.
             self.spec.configure(whole, ANY_VOCABULARY)
 
-    def in_flags(self, settings: Settings) -> str:
-        """The settings of a model that its score depends on, as flags; those of its solves are not among them."""
+    def model_in_words(self, settings: Settings) -> str:
+        """The settings of a model that its score depends on, as flags; those of its solves are in the reports."""
         own = [field.name for field in dataclasses.fields(self.spec.flags)]
         names = [name for name in ("dataset", *own) if self.flags[name].is_scored]
         names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != self.defaults[name]]
-        return self.typed({name: getattr(settings, name) for name in names})
+        return self._in_words("model", {name: getattr(settings, name) for name in names}, self.spec.name)
+
+    def evaluation_in_words(self, settings: Settings, but: Collection[str]) -> str:
+        """The settings of solves and lengths that the score of an equilibrium depends on, but for some, as flags."""
+        apart = {field.name for group in (self.spec.flags, StageSettings) for field in dataclasses.fields(group)}
+        names = [name for name, flag in self.flags.items() if flag.is_scored and name not in apart | {"dataset", *but}]
+        used = [name for name in names if all(need.is_there(settings) for need in self.flags[name].needs)]
+        values = {name: getattr(settings, name) for name in used}
+        return self._in_words("evaluation", {name: value for name, value in values.items() if value is not None})
+
+    def _in_words(self, title: str, values: Mapping[str, Any], name: str = "") -> str:
+        return wrapped(" ".join(filter(None, [f"{title}:", name, self.typed(values)])), INDENT)
 
     def typed(self, values: Mapping[str, Any]) -> str:
         """Settings as they are typed."""
         return " ".join(_as_flag(self.flag_names[name], value) for name, value in values.items() if value != ())
 
     def parser(self) -> Parser:
-        """A parser with every setting's flag; abbreviations are expanded before it, by `expand`."""
+        """A parser with every setting's flag."""
         description = (
             f"Train or evaluate a {self.spec.name}. What a flag switches on, another switches off: --varlen, "
             "--no-varlen. Flags may be cut short as long as they are unique."
@@ -133,4 +169,4 @@ class CommandLine:
 def _as_flag(flag: str, value: Any) -> str:
     if isinstance(value, bool):
         return flag if value else f"{OFF}{flag[2:]}"
-    return f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+    return f"{flag} {shown(value)}"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from config.parser import shown
 from config.run_settings import NO_NAME
 from config.settings import Settings
 from system.errors import UserError
@@ -96,9 +97,11 @@ def overrides(before: Mapping[str, Any], now: Settings, source: str) -> list[str
     changed = [name for name, value in before.items() if getattr(now, name) != value]
     refused = [name for name in changed if flags[name].is_of_weights]
     if refused:
-        faults = (f"{flags[name].option(name)} is {getattr(now, name)}, not {before[name]}" for name in refused)
+        faults = (
+            f"{flags[name].option(name)} is {shown(getattr(now, name))}, not {shown(before[name])}" for name in refused
+        )
         raise UserError(f"{'; '.join(faults)}, with which the weights were trained ({source}): leave these flags out")
-    return [f"changed: {flags[name].option(name)} is {getattr(now, name)}, was {before[name]}" for name in changed]
+    return [f"changed: {flags[n].option(n)} is {shown(getattr(now, n))}, was {shown(before[n])}" for n in changed]
 
 
 def _with_absolute_places(settings: Mapping[str, Any], flags: Mapping[str, Flag]) -> dict[str, Any]:

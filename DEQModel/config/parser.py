@@ -3,12 +3,14 @@
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from system.errors import UserError
 from system.flag import Flag, defaults_of, flags_of
 
+UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of arguments' bytes that are not UTF-8
 OFF = "--no-"  # before the name of a flag that is on or off
 SHOWN = {int: "N", float: "X", str: "TEXT"}  # in the help, for a value
 
@@ -53,18 +55,21 @@ class Parser(argparse.ArgumentParser):
         """The settings that a command line names, and the arguments that are none of theirs.
 
         Args:
-            arguments: of the command line, its abbreviations written out.
+            arguments: of the command line.
             further: whether there may be such.
 
         Raises:
-            UserError: a flag that does not exist, or a value that it cannot have, as an empty one.
+            UserError: a flag that does not exist, or a value that it cannot have: an empty one, or no text.
             SystemExit: --help was asked for.
         """
+        arguments = expand(arguments, self.flags)
         found, rest = self.parse_known_args(arguments) if further else (self.parse_args(arguments), [])
         values = vars(found)
         for name, value in values.items():
             if isinstance(value, str) and not value.strip():  # as an unset variable of a shell script leaves it
                 raise UserError(f"{self.flags[name].option(name)} is empty: pass a value, or leave it out")
+            if isinstance(value, str) and UNDECODABLE.search(value):
+                raise UserError(f"{self.flags[name].option(name)} is {value!r}: pass text in UTF-8")
         return {name: tuple(value) if self.flags[name].several else value for name, value in values.items()}, rest
 
 
@@ -115,6 +120,11 @@ def _typed(kind: type) -> Any:
 LONGEST_NUMBER = 25  # digits; no setting of any sense has more
 
 
+def shown(value: Any) -> str:
+    """A value as it is typed."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
 def check_range(flag: Flag, name: str, value: float) -> None:
     """Refuse a number that the flag does not allow.
 
@@ -163,7 +173,7 @@ def expand(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
     tiers = [
         ["--help"] + [flag.option(name) for name, flag in flags.items() if flag.listed],
         [flag.option(name) for name, flag in flags.items() if not flag.listed],
-        [f"{OFF}{flag.option(name)[2:]}" for name, flag in flags.items()],
+        [f"{OFF}{flag.option(name)[2:]}" for name, flag in flags.items() if flag.is_switch],
     ]
     expanded = []
     for position, argument in enumerate(arguments):

@@ -69,7 +69,11 @@ class RecordSettings:
     work_dir: str = flag("LM-TFM", "runs go to <work_dir>deq-<dataset>/<timestamp or name>", fixed=IN_ITS_FOLDER)
     name: str = flag(NO_NAME, f"name of the run; {NO_NAME} means a timestamp", fixed=IN_ITS_FOLDER)
     sample: int = flag(
-        0, "words that the best model writes into the log at the end of the run; 0 means none", least=0, listed=False
+        0,
+        "words that the best model writes into the log at the end of the run; 0 means none",
+        least=0,
+        listed=False,
+        needs=(Need("training (no --eval)", lambda s: not s.eval),),
     )
     debug: bool = flag(False, "write nothing to disk but the cache of the encoded corpus", fixed=OF_THE_CALL)
 

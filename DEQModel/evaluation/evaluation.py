@@ -158,6 +158,17 @@ def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth
     )
 
 
+def is_under(report: EvaluationReport, settings: Settings) -> bool:
+    """Whether a report's lengths and solves are those that settings ask for."""
+    lengths = (report.segment, report.memory) == (settings.eval_tgt_len, settings.mem_len)
+    if report.solve is None:
+        return lengths
+    solve = report.solve
+    of_report = (solve.solver, solve.threshold, solve.eps, solve.stop_mode, solve.stop_scope)
+    of_settings = (settings.solver, settings.f_thres, settings.f_eps, settings.stop_mode, settings.stop_scope)
+    return lengths and of_report == of_settings and solve.options == reported_options(settings)
+
+
 def _spread(n_segments: int) -> set[int]:
     """Numbers of RADIUS_SEGMENTS segments, or all where there are fewer, spread evenly."""
     n = min(RADIUS_SEGMENTS, n_segments)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
-from config.checks import UNDECODABLE
 from config.flags import CommandLine
-from config.parser import OFF, Parser, check_ranges, expand
+from config.parser import OFF, Parser, check_ranges
 from data.text_tokens import STANDARD_INPUT
 from evaluation.trained_model import OF_THE_USER, TrainedModel
 from models.registry import MODELS
-from system.errors import UserError
 from system.flag import Flag, flag, flags_of
 
 Own = TypeVar("Own")
@@ -71,12 +69,10 @@ class ModelProgram(Generic[Own]):
             SystemExit: --help was asked for.
         """
         parser = self.parser()
-        given, places = parser.given(expand(arguments, parser.flags), further=True)
+        given, places = parser.given(arguments, further=True)
+        places = [place for place in places if place != "--"]
         if unknown := [place for place in places if place.startswith("-") and place != STANDARD_INPUT]:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        for name, value in given.items():
-            if isinstance(value, str) and UNDECODABLE.search(value):
-                raise UserError(f"{parser.flags[name].option(name)} is {value!r}: pass text in UTF-8")
         own, source = (self._of(settings, given) for settings in (self.own, ModelSource))
         check_ranges(vars(own), flags_of(own))
         return Call(own, source, places, _arguments(given, self._model_flags))

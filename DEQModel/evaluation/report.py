@@ -76,8 +76,12 @@ class EvaluationReport:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "EvaluationReport":
-        """From `state`."""
+        """From `state` or `as_dict`; numbers that are None, as files hold those that are not finite, are infinite."""
+        values = {name: value for name, value in values.items() if name not in DERIVED}
         own, of_solve = ({name: values[name] for name in names if name in values} for names in (OWN, OF_SOLVE))
+        own["loss"] = math.inf if own["loss"] is None else own["loss"]
+        if values["shallow"] is None:
+            of_solve["residual"] = math.inf if of_solve["residual"] is None else of_solve["residual"]
         options = {name: value for name, value in values.items() if name not in (*OWN, *OF_SOLVE)}
         solve = None if values["shallow"] is not None else SolveSummary(**of_solve, options=options)
         radius = values["radius"]

@@ -40,11 +40,11 @@ def run(argv: Sequence[str]) -> int:
         say(remark)
     text = TextTokens.of_file(source, trained.vocab, trained.rule)
     found = score(trained, text, rows=own.rows, batch_size=own.batch_size, per_token=bool(own.per_token))
-    if found.tokens is not None:
-        write_table(own.per_token, text, found.tokens)
-    say(str(found))
+    say(f"{trained.in_words}\n{found}")
     for note in _notes(text, own, trained.settings):
         say(note)
+    if found.tokens is not None:
+        write_table(own.per_token, text, found.tokens)
     return 0
 
 

@@ -1,7 +1,6 @@
 """One model evaluated under many settings, as a table."""
 
-import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +38,13 @@ class SweepPoint:
         return {"settings": dict(self.changed), "valid": self.valid.as_dict(), "test": self.test.as_dict()}
 
 
+Point = tuple[tuple[str, Any], ...]  # (setting, value), …
 Configured = Callable[[Settings], LanguageModel]  # the model, as settings that can be swept ask for it
 
 
 def sweep(
     model: Configured,
-    points: Sequence[Mapping[str, Any]],
-    settings: Settings,
+    points: Mapping[Point, Settings],
     segments: Callable[[Settings], Mapping[str, Collection[Segment]]],
     write: Callable[[str], None] = say,
     *,
@@ -57,17 +56,16 @@ def sweep(
 
     Args:
         model: gives it under each point's settings; its parameters are shared, so that this costs nothing.
-        points: settings to change, the same ones in each point.
-        settings: of the run.
+        points: what changes, the same settings in each point, -> all settings there.
         segments: splits cut up as settings ask for.
         write: takes a line of the table.
         world: the processes that share the work.
     """
-    widths = {name: max(len(str(point[name])) for point in [{name: name}, *points]) for name in points[0]}
+    rows = [dict(point) for point in points]
+    widths = {name: max(len(str(point[name])) for point in [{name: name}, *rows]) for name in rows[0]}
     write("  ".join([*(name.rjust(width) for name, width in widths.items()), *(c.rjust(WIDTH) for c in COLUMNS)]))
     with progress_bar(len(points), "sweep", hidden=not (world is None or world.is_first)) as bar:
-        for point in points:
-            changed = dataclasses.replace(settings, **point)
+        for point, changed in zip(rows, points.values(), strict=True):
             depth = equilibrium(changed)
             reports = {
                 split: evaluate(model(changed), batches, split, changed, depth, world=world)

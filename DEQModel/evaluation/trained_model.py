@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from config.flags import CommandLine
-from config.inheritance import overrides
 from config.settings import Settings
 from config.words import mistakes_in_flags
 from data.corpus import DATASETS, Corpus
 from data.vocabulary import Vocab, VocabularyRule
-from models.protocol import LanguageModel
+from evaluation.model_settings import model_settings, weights_of
+from models.protocol import LanguageModel, ModelSpec
 from models.registry import MODELS
-from runs.experiment import SETTINGS_FILE, VOCABULARY_FILE, WEIGHTS_FILE
-from runs.saved_model import ModelDescription, beside, settings_of_description, settings_of_run
+from runs.experiment import VOCABULARY_FILE
+from runs.saved_model import ModelDescription
 from system.errors import UserError
 from system.out_of_memory import enough_memory
 from system.state_dicts import load_into, load_state_dict
@@ -36,6 +36,7 @@ class TrainedModel:
         vocab: its words.
         rule: how its texts were read.
         settings: the model's, and those of its evaluation; `config.depth.evaluation_depth` makes its depth of them.
+        command: the command line that knows their flags, and the kind of model.
         remarks: on the settings, for people.
         weights: the file that it comes from, where there is one.
     """
@@ -44,6 +45,7 @@ class TrainedModel:
     vocab: Vocab
     rule: VocabularyRule
     settings: Settings
+    command: CommandLine
     remarks: Sequence[str] = ()
     weights: Path | None = None
 
@@ -51,6 +53,11 @@ class TrainedModel:
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.model.parameters()).device
+
+    @property
+    def in_words(self) -> str:
+        """The settings of the model that its scores depend on."""
+        return self.command.model_in_words(self.settings)
 
     @classmethod
     def load(
@@ -75,80 +82,42 @@ class TrainedModel:
         Raises:
             UserError: a file is missing or cannot be used, or the flags make no sense; one line.
         """
-        file = _weights(run, weights)
-        description = ModelDescription.beside(file)
-        command = CommandLine(program, _spec(description, file))
-        given = _given(command, arguments)
-        earlier = _earlier(command, run, file, description)
-        earlier, remarks = on_this_machine(earlier, given)
-        settings = command.resolved({**given, "eval": True, "load": str(file)}, earlier)
-        remarks = [*remarks, *overrides(earlier, settings, _source(run, file))]
+        command = CommandLine(program, _spec(weights_of(run, weights)))
+        given, remarks = _given(command, arguments)
+        given |= {"eval": True, "load": str(weights_of(run, weights))}
+        known = model_settings(command, given, run=run, weights=weights)
+        settings = known.settings
         vocab = _vocabulary(run, vocabulary, settings)
-        if description:
-            description.see_that_it_is_of(vocab, file, vocabulary or f"{run or settings.data}")
+        if known.description:
+            known.description.see_that_it_is_of(vocab, known.weights, vocabulary or f"{run or settings.data}")
         device = torch.device("cuda" if settings.cuda else "cpu")
-        model = make_model(command, settings, len(vocab), device, file)
-        return cls(model.eval(), vocab, DATASETS[settings.dataset], settings, remarks, file)
+        model = make_model(command, settings, len(vocab), device, known.weights)
+        remarks = (*remarks, *known.remarks)
+        return cls(model.eval(), vocab, DATASETS[settings.dataset], settings, command, remarks, known.weights)
 
 
-def _weights(run: str | None, weights: str | None) -> Path:
-    if run is None and weights is None:
-        raise UserError("no model: pass the folder of a run, or --load FILE.pkl")
-    if run is not None and weights is not None:
-        raise UserError("two models: pass the folder of a run or --load FILE.pkl, not both")
-    if weights is not None:
-        return Path(weights)
-    if not Path(run).is_dir():
-        raise UserError(f"{run}: there is no such folder; pass that of a run, or of an exported model")
-    if not Path(run, WEIGHTS_FILE).exists():
-        raise UserError(f"{run} holds no {WEIGHTS_FILE}: pass the folder of a run that has validated its model")
-    return Path(run, WEIGHTS_FILE)
-
-
-def _earlier(command: CommandLine, run: str | None, file: Path, description: ModelDescription | None) -> dict[str, Any]:
-    if run is not None:
-        return settings_of_run(run, command.flags, command.defaults)
-    return settings_of_description(description, file, command.flags, command.defaults) if description else {}
-
-
-def _spec(description: ModelDescription | None, file: Path) -> Any:
+def _spec(weights: Path) -> ModelSpec:
+    description = ModelDescription.beside(weights)
     if description is None:
         return next(iter(MODELS.values()))  # files of published models have nothing beside them
     if description.model not in MODELS:
-        raise UserError(f"{file} is of a {description.model}, which this program does not know: {', '.join(MODELS)}")
+        known = ", ".join(MODELS)
+        raise UserError(f"{weights} is of a {description.model}, which this program does not know: it knows {known}")
     return MODELS[description.model]
 
 
-def _given(command: CommandLine, arguments: Sequence[str]) -> dict[str, Any]:
+def _given(command: CommandLine, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     given = command.given(arguments)
     idle = [command.flags[name].option(name) for name in given if not _is_of_use(name, command)]
-    if idle and "config" not in given:
+    if idle:
         raise UserError(f"{idle[0]} does nothing here: leave it out")
-    return {name: value for name, value in given.items() if _is_of_use(name, command)}
+    in_file = [name for name in command.of_file(given) if not _is_of_use(name, command)]
+    remarks = [f"note: of {given['config']} only what a score depends on is used here"] if in_file else []
+    return given, remarks
 
 
 def _is_of_use(name: str, command: CommandLine) -> bool:
     return name in OF_THE_USER or command.flags[name].is_scored
-
-
-def on_this_machine(earlier: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A run's settings for an evaluation where there may be other devices, and remarks on what that changes.
-
-    Args:
-        earlier: the run's settings.
-        given: those of the call.
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kept = {name: value for name, value in earlier.items() if name != "gpu0_bsz"}  # evaluation shares rows out evenly
-    if n_gpus < 2:
-        kept.pop("multi_gpu", None)
-    if n_gpus == 0 and kept.pop("cuda", False) and "cuda" not in given:
-        return kept, ["note: the run had --cuda; PyTorch sees no GPU here, so this is computed on the CPU"]
-    return kept, []
-
-
-def _source(run: str | None, file: Path) -> str:
-    return str(Path(run, SETTINGS_FILE)) if run is not None else str(beside(file))
 
 
 def _vocabulary(run: str | None, vocabulary: str | None, settings: Settings) -> Vocab:

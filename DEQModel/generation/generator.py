@@ -55,7 +55,7 @@ class Generator:
             prompt: ids of its tokens, one or more.
             length: words of a sample.
             samples: how many there are.
-            stop: the word at which a sample ends before; it is drawn too, and the others go on without that sample.
+            stop: the word that ends a sample, as its last one; the others go on without that sample.
 
         Raises:
             UserError: the model's states are not finite.

@@ -1,8 +1,6 @@
 """The record of a run: its folder, its log, its TensorBoard curves, its settings and results as JSON."""
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from config.settings import Settings
 from data.vocabulary import Vocab
 from runs.log_file import LogFile
 from runs.run_folder import make_run_folder
-from system.atomic_file import write_atomically
 from system.errors import UserError
+from system.json_file import write_json
+from system.lines import wrapped
 from system.progress import LostScreenError, has_bar, say
 
 LOG_FILE = "log.txt"
@@ -98,7 +97,7 @@ class Experiment:
         if self._log is None:
             return
         if kind is not None:
-            self._put(f"ended by {kind.__name__}: {error}")
+            self._put(wrapped(f"ended by {kind.__name__}: {error}", 4))
         with suppress(OSError):  # the user has been told
             self._log.flush()
         self._log.close()
@@ -154,9 +153,8 @@ class Experiment:
         return {str(path.relative_to(self.folder)): failure.reason for path, failure in self._failing.items()}
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(_valid_json(content), indent=2, allow_nan=False) + "\n"
-        write = partial(write_atomically, self.folder / name, lambda file: file.write(text.encode()))
-        self._try(self.folder / name, GOES_WITHOUT, write)
+        path = self.folder / name
+        self._try(path, GOES_WITHOUT, partial(write_json, path, content))
 
     def _put(self, text: str) -> None:
         if self._log is not None:
@@ -202,12 +200,3 @@ def _open_log(path: Path, end: int | None, before_cut: Callable[[], object]) -> 
         ) from error
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}): make room or mend the folder") from error
-
-
-def _valid_json(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _valid_json(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_valid_json(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """What a run's folder tells of it: its settings, its results if it has ended, and its curves."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from runs.experiment import LOG_FILE, RESULTS_FILE, SETTINGS_FILE
 from system.errors import UserError
+from system.json_file import read_json
 
 REMEDY = "pass the folder of a run of the training script"
 PROBE = re.compile(r"probe/residual_after_(\d+)$")
@@ -96,7 +96,7 @@ class History:
             raise UserError(
                 f"{folder} has no curves that could be read: wait for the run's first log line, or {REMEDY}"
             )
-        results = _read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else {}
+        results = read_json(folder / RESULTS_FILE, REMEDY) if (folder / RESULTS_FILE).exists() else {}
         named = {
             "train_loss": "train/loss",
             "seconds": "train/seconds",
@@ -113,12 +113,12 @@ class History:
     @property
     def start(self) -> int:
         """The step at which training began."""
-        return self.settings.get("start_train_steps", 0)
+        return self._count("start_train_steps")
 
     @property
     def equilibrium_from(self) -> int | None:
         """The step at which the run went over from its shallow stage to the equilibrium, where it did."""
-        change = self.settings.get("pretrain_steps", 0)
+        change = self._count("pretrain_steps")
         return change if self.start < change < self.train_loss.steps[-1] else None
 
     @property
@@ -138,7 +138,7 @@ class History:
 
     @property
     def n_updates(self) -> int:
-        """Updates that were made."""
+        """Updates, skipped ones included."""
         return self.result("training", "updates") or self.train_loss.steps[-1] - self.start
 
     @property
@@ -155,6 +155,10 @@ class History:
         """Seconds of training until each of these steps."""
         return tuple(np.interp(steps, (self.start, *self.seconds.steps), (0.0, *self.seconds.values)).tolist())
 
+    def _count(self, setting: str) -> int:
+        value = self.settings.get(setting, 0)
+        return value if isinstance(value, int) else 0
+
     def result(self, *names: str) -> float | None:
         """A number among the results, by the names that lead to it."""
         found: Any = self.results
@@ -169,21 +173,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    content = _read_json(folder / SETTINGS_FILE)
+    content = read_json(folder / SETTINGS_FILE, REMEDY)
     settings = content.get("settings")
     return settings if isinstance(settings, dict) else content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error}): {REMEDY}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): {REMEDY}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no names in it): {REMEDY}")
-    return content
 
 
 def _curves(folder: Path) -> dict[str, dict[int, float]]:

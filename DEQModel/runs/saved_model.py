@@ -1,9 +1,8 @@
 """What the weights in a file do not show of their model, in a file beside it: model_state_dict.settings.json."""
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ from config.run_settings import IN_ITS_FOLDER
 from config.settings import Settings
 from data.vocabulary import Vocab
 from runs.experiment import RESULTS_FILE, SETTINGS_FILE, WEIGHTS_FILE
-from system.atomic_file import write_atomically
 from system.errors import UserError
 from system.flag import Flag, flags_of
+from system.json_file import read_json, write_json
+from system.tensor_files import archive_signature
 
 FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
+KINDS = {"model": str, "settings": dict, "n_words": int, "vocabulary": str}
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class ModelDescription:
         settings: name -> value of those whose flags are scored.
         n_words: V.
         vocabulary: identity of it.
+        weights: signature of the file that they are in, None where that has none; the two are written one after the
+            other.
     """
 
     model: str
     settings: Mapping[str, Any]
     n_words: int
     vocabulary: str
+    weights: str | None = None
 
     @classmethod
     def of(cls, model: str, settings: Settings, vocab: Vocab, shallow: int | None) -> "ModelDescription":
@@ -54,8 +58,8 @@ class ModelDescription:
         Raises:
             OSError: the file cannot be written.
         """
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
-        write_atomically(beside(weights), lambda file: file.write(text.encode()))
+        signed = replace(self, weights=archive_signature(weights))
+        write_json(beside(weights), {"format": FORMAT, **asdict(signed)})
 
     @classmethod
     def beside(cls, weights: str | os.PathLike) -> "ModelDescription | None":
@@ -67,17 +71,21 @@ class ModelDescription:
         path = beside(weights)
         if not path.exists():
             return None
-        try:
-            content = json.loads(path.read_bytes())
-            found = cls(content["model"], content["settings"], content["n_words"], content["vocabulary"])
-            if content["format"] != FORMAT or not isinstance(found.settings, dict):
-                raise ValueError(f"format {content['format']}")
-        except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        remedy = "copy both files again, or remove this one and pass the model's settings as flags"
+        content = read_json(path, f"it describes the model beside it; {remedy}")
+        named = {entry.name: content.get(entry.name) for entry in fields(cls)}
+        if content.get("format") != FORMAT or not all(isinstance(named[name], kind) for name, kind in KINDS.items()):
+            raise UserError(f"{path} is no description of the model beside it: {remedy}")
+        if named["weights"] is not None and named["weights"] != archive_signature(weights):
             raise UserError(
-                f"{path} is no description of the model beside it ({error}): copy both files again, or remove this one "
-                "and pass the model's settings as flags"
-            ) from error
-        return found
+                f"{path} is of other weights than {weights}, as when a run was cut off between the two: go on with "
+                f"that run, or {remedy}"
+            )
+        return cls(**named)
+
+    def has_settings_of(self, other: "ModelDescription") -> bool:
+        """Whether two scores depend on the same settings; those of a file have lists for tuples."""
+        return _plain(self.settings) == _plain(other.settings)
 
     def see_that_it_is_of(self, vocab: Vocab, weights: str | os.PathLike, source: str) -> None:
         """Compare a vocabulary with the model's.
@@ -95,6 +103,10 @@ class ModelDescription:
                 f"{source} has other words ({len(vocab)}) than the model in {weights} was trained with "
                 f"({self.n_words}): pass the texts or the vocabulary that it was trained with"
             )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def beside(weights: str | os.PathLike) -> Path:
@@ -147,7 +159,7 @@ def settings_of_description(
 def _shallow_of_older_run(folder: Path, settings: Mapping[str, Any]) -> int | None:
     """How deep the model of a run goes that wrote no description: by its results, else by its stages."""
     try:
-        return json.loads((folder / RESULTS_FILE).read_bytes())["valid"]["shallow"]
-    except (OSError, ValueError, TypeError, LookupError):
+        return read_json(folder / RESULTS_FILE, "")["valid"]["shallow"]
+    except (UserError, TypeError, LookupError):
         whole_run = settings.get("pretrain_steps", 0) >= settings.get("max_step", 1)
         return settings.get("n_layer") if whole_run else None

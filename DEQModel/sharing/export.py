@@ -1,6 +1,5 @@
 """A trained model as one self-contained folder: for sharing, and for the programs that use it."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,19 +11,22 @@ from torch import Tensor
 
 from config.flags import CommandLine
 from config.run_settings import IN_ITS_FOLDER
+from evaluation.report import EvaluationReport
 from evaluation.trained_model import TrainedModel
-from models.registry import MODELS
 from runs.experiment import RESULTS_FILE, SETTINGS_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from runs.saved_model import ModelDescription, beside
 from sharing.model_card import ModelCard
 from system.errors import UserError
 from system.flag import OF_THE_CALL
+from system.json_file import read_json, write_json
 from system.state_dicts import save_state_dict
 
 SAFETENSORS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 OF_THE_MACHINE = ("host", "command")  # nobody else's business
 N_WORDS_OF_PROMPT = 3
+SPLITS = ("valid", "test")
+REMEDY = "pass the folder of a run as its training left it"
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ def export(program: str, run: str, out: str) -> Export:
 
 def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str]:
     state = trained.model.state_dict()
-    command = CommandLine("", next(spec for spec in MODELS.values() if isinstance(trained.settings, spec.flags)))
-    remarks = []
+    command, remarks = trained.command, []
     files = {WEIGHTS_FILE: "the weights, a PyTorch state dict"}
     save_state_dict(state, folder / WEIGHTS_FILE)
     description = ModelDescription.beside(run / WEIGHTS_FILE) or ModelDescription.of(
@@ -88,10 +89,10 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     trained.vocab.write(folder / VOCABULARY_FILE)
     files[VOCABULARY_FILE] = "the words, one a line, in the order of their ids"
     about = _about(run, command)
-    (folder / SETTINGS_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SETTINGS_FILE, about)
     files[SETTINGS_FILE] = "the settings of the run, and what it was made with"
-    results = _read(run / RESULTS_FILE)
-    if results is None:
+    reports = _reports(run / RESULTS_FILE)
+    if not reports:
         remarks.append(f"note: {run} has no {RESULTS_FILE}: the model card has no figures")
     else:
         shutil.copyfile(run / RESULTS_FILE, folder / RESULTS_FILE)
@@ -103,8 +104,9 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
         n_words=len(trained.vocab),
         lower_case=trained.rule.lower_case,
         sentence=" ".join(trained.vocab.words[1 : 1 + N_WORDS_OF_PROMPT]),
-        model=command.in_flags(trained.settings),
-        results=results,
+        model=trained.in_words,
+        has_unknown=trained.vocab.unk_id is not None,
+        reports=reports,
         environment=about["environment"],
         files=files,
     )
@@ -118,10 +120,11 @@ def _shallow(trained: TrainedModel) -> int | None:
 
 def _about(run: Path, command: CommandLine) -> dict[str, Any]:
     """What settings.json holds, without what is of one machine or one call."""
-    content = _read(run / SETTINGS_FILE) or {}
-    settings = content.get("settings", content)
+    path = run / SETTINGS_FILE
+    content = read_json(path, REMEDY) if path.exists() else {}
+    settings, made_with = content.get("settings", content), content.get("environment", {})
     kept = {name: value for name, value in settings.items() if _is_of_model(name, command)}
-    made_with = {key: value for key, value in content.get("environment", {}).items() if key not in OF_THE_MACHINE}
+    made_with = {key: value for key, value in made_with.items() if key not in OF_THE_MACHINE}
     return {"model": command.spec.name, "environment": made_with, "settings": kept}
 
 
@@ -130,11 +133,14 @@ def _is_of_model(name: str, command: CommandLine) -> bool:
     return not flag.is_place and flag.fixed not in (OF_THE_CALL, IN_ITS_FOLDER)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _reports(path: Path) -> list[EvaluationReport]:
+    if not path.exists():
+        return []
+    results = read_json(path, REMEDY)
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
+        return [EvaluationReport.of(results[split]) for split in SPLITS]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be understood (no figures of {' and '.join(SPLITS)}): {REMEDY}") from error
 
 
 def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> bool:

@@ -1,11 +1,11 @@
 """The model card of an exported model: what it is, what it scores, what it was made with, how to use it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.solve_statistics import residual_in_words
+from evaluation.report import EvaluationReport
 
 USE = """\
 ```bash
@@ -36,7 +36,8 @@ class ModelCard:
         lower_case: whether its texts were lower-cased.
         sentence: some of its words, for an example of a prompt.
         model: its settings, as flags.
-        results: what its run came to, as in results.json; None for an unfinished one.
+        has_unknown: whether there is a word for those outside the vocabulary.
+        reports: what it scores on valid and test; none of an unfinished run.
         environment: what it was made with.
         files: name -> what it is.
     """
@@ -48,12 +49,14 @@ class ModelCard:
     lower_case: bool
     sentence: str
     model: str
-    results: Mapping[str, Any] | None
+    has_unknown: bool
+    reports: Sequence[EvaluationReport]
     environment: Mapping[str, Any]
     files: Mapping[str, str]
 
     def __str__(self) -> str:
         lower = ", in lower case" if self.lower_case else ""
+        unknown = "read as `<unk>`" if self.has_unknown else "refused"
         parts = [
             f"# {self.name}",
             f"A {self.kind} language model: a deep equilibrium model (arXiv 1909.01377) with {self.n_parameters:,} "
@@ -61,7 +64,7 @@ class ModelCard:
             "## Figures\n\n" + self._figures(),
             "## Use\n\n" + USE.format(prompt=self.sentence),
             f"A text is words with white space between them{lower}; `<eos>` ends every line. Words that are not in "
-            "`vocabulary.txt` are read as `<unk>`.",
+            f"`vocabulary.txt` are {unknown}.",
             f"## Settings\n\n```\n{self.model}\n```\n\nAll of them, those of training too, are in `settings.json`.",
             "## Made with\n\n" + "\n".join(f"- {name}: {value}" for name, value in self.environment.items()),
             "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in self.files.items()),
@@ -69,28 +72,10 @@ class ModelCard:
         return "\n\n".join(parts) + "\n"
 
     def _figures(self) -> str:
-        if self.results is None:
+        if not self.reports:
             return "Its run has not ended, so that there are none."
-        rows = ["| split | perplexity | nats a token | bits a token | tokens | solver steps | residual |"]
-        rows.append("|---|---|---|---|---|---|---|")
-        for split in ("valid", "test"):
-            report = self.results[split]
-            solved = report["shallow"] is None
-            steps = f"{report['steps']:.1f}" if solved else f"{report['shallow']} applications of the cell"
-            residual = residual_in_words(_number(report["residual"])) if solved else "-"
-            loss, ppl = _number(report["loss"]), _number(report["perplexity"])
-            figures = f"{ppl:.3f} | {loss:.5f} | {loss / math.log(2):.5f} | {report['n_tokens']:,}"
-            rows.append(f"| {split} | {figures} | {steps} | {residual} |")
-        report = self.results["test"]
-        rows.append("")
-        rows.append(
-            f"Read in {report['rows']} rows, in segments of {report['segment']}, with a memory of {report['memory']}."
-        )
-        if training := self.results.get("training"):
-            rows.append(f"Trained for {training['updates']:,} updates, {training['tokens']:,} tokens.")
-        return "\n".join(rows)
-
-
-def _number(value: float | None) -> float:
-    """JSON has no infinity: results hold null for it."""
-    return math.inf if value is None else value
+        rows = ["| split | perplexity | nats a token | bits a token | tokens |", "|---|---|---|---|---|"]
+        for report in self.reports:
+            figures = f"{report.perplexity:.3f} | {report.loss:.5f} | {report.loss / math.log(2):.5f}"
+            rows.append(f"| {report.split} | {figures} | {report.n_tokens:,} |")
+        return "\n".join([*rows, "", "```", *map(str, self.reports), "```"])

@@ -55,6 +55,7 @@ class Flag:
         help: its meaning.
         kind: type of the value, where the default is None and does not tell.
         several: takes one value or more.
+        is_switch: is on or off.
         choices: names that it may have.
         least: smallest value allowed; or_exactly: one value outside the range that is allowed all the same.
         above, below: values must be larger, smaller than this.
@@ -75,6 +76,7 @@ class Flag:
     help: str
     kind: type | None = None
     several: bool = False
+    is_switch: bool = False
     choices: tuple[str, ...] | None = None
     least: float | None = None
     or_exactly: float | None = None
@@ -110,7 +112,9 @@ class Flag:
 
 def flag(default: Any, help: str, **details: Any) -> Any:
     """A dataclass field that is a setting; `details` are the attributes of `Flag`."""
-    return dataclasses.field(default=default, metadata={"flag": Flag(help, **details)})
+    return dataclasses.field(
+        default=default, metadata={"flag": Flag(help, is_switch=isinstance(default, bool), **details)}
+    )
 
 
 def flags_of(settings: Any) -> Mapping[str, Flag]:

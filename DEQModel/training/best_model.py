@@ -65,9 +65,8 @@ class BestModel:
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                if self.describe is not None:
-                    self.describe(self.report.shallow).write(folder / WEIGHTS_FILE)
                 save_state_dict(state, folder / WEIGHTS_FILE)
+                self._describe(folder / WEIGHTS_FILE)
                 self.signature, self.fault = archive_signature(folder / WEIGHTS_FILE), None
                 return
             except OSError as error:
@@ -77,6 +76,29 @@ class BestModel:
                     "model waits in memory until the next save; make room or mend the folder"
                 )
         self.waiting = copy.deepcopy(state)
+
+    def _describe(self, path: Path) -> None:
+        if self.describe is not None:
+            self.describe(self.report.shallow).write(path)
+
+    def is_of_now(self) -> bool:
+        """Whether it was found under the settings of now, as far as its score depends on them."""
+        if self.experiment.folder is None or self.describe is None:
+            return True
+        try:
+            found = ModelDescription.beside(self.experiment.folder / WEIGHTS_FILE)
+        except UserError:
+            return False
+        return found is None or found.has_settings_of(self.describe(self.report.shallow))
+
+    def renew(self, report: EvaluationReport) -> None:
+        """Take another report of the same model, under the settings of now, and write these beside its weights."""
+        self.report = report
+        if self.experiment.folder is not None and not self.experiment.silent:
+            try:
+                self._describe(self.experiment.folder / WEIGHTS_FILE)
+            except OSError as error:
+                self.fault = error.strerror or str(error)
 
     def write_what_waits(self) -> None:
         """Try again to write weights that could not be written when they were found."""

@@ -3,18 +3,14 @@
 import os
 import shlex
 import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from config.flags import CommandLine
-from config.settings import Settings
 from runs.experiment import Experiment
 from system.distributed import World
 from training.checkpoint import CHECKPOINT_FILE
 from training.trainer import Trainer
 
-WIDTH = 110  # columns of a line
 NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
 
 
@@ -26,12 +22,6 @@ def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping
         f"{n_words:,} words, {n_tokens:,} tokens for training, {size:,} parameters, on "
         f"{trainer.device}{number_of_processes(trainer.world)}\nfor comparison, a unigram model scores {scores}"
     )
-
-
-def model_in_words(command: CommandLine, settings: Settings) -> str:
-    """The settings of a model that a score depends on, as flags; those of its solves are in the reports."""
-    text = f"model: {command.spec.name} {command.in_flags(settings)}"
-    return "\n".join(textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
 
 
 def number_of_processes(world: World) -> str:

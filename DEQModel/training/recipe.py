@@ -16,11 +16,10 @@ from config.depth import equilibrium, evaluation_depth
 from config.flags import CommandLine
 from config.inheritance import without_places
 from config.settings import Settings
-from config.sweep_grid import grid
 from config.words import mistakes_in_flags
 from data.batches import OrderedBatches
 from data.corpus import Corpus
-from evaluation.evaluation import evaluate
+from evaluation.evaluation import EVAL_ROWS, evaluate, is_under
 from evaluation.report import EvaluationReport
 from evaluation.sweep import sweep
 from evaluation.trained_model import make_model
@@ -35,7 +34,7 @@ from system.launch import launch
 from system.peak_memory import peak_memory
 from system.script import with_status
 from system.signals import Stopped
-from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, model_in_words, number_of_processes, where
+from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, number_of_processes, where
 from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
 from training.record import open_record, see_that_all_is_written
 from training.results import RunResults
@@ -143,7 +142,7 @@ class Work:
         """Tell the perplexities on valid and test, and write them into a folder of their own."""
         settings, depth, reports = self.settings, evaluation_depth(self.settings), {}
         with open_record(self.command, self.call, self.world, self.device) as experiment:
-            experiment.log("\n".join([*self.call.remarks, model_in_words(self.command, settings)]))
+            experiment.log("\n".join([*self.call.remarks, self.command.model_in_words(settings)]))
             for split, segments in self._held_out(settings).items():
                 reports[split] = evaluate(self.model, segments, split, settings, depth, world=self.world)
                 experiment.log(str(reports[split]))
@@ -155,20 +154,22 @@ class Work:
 
     def sweep(self) -> None:
         """Evaluate the grid of --sweep; its table goes to the screen, the log and, whole, to a file of a run folder."""
-        settings, spec, n_token = self.settings, self.command.spec, len(self.corpus.vocab)
+        settings, command, n_token = self.settings, self.command, len(self.corpus.vocab)
 
         def configured(changed: Settings) -> LanguageModel:
-            return self.model.with_config(spec.configure(changed, n_token))
+            return self.model.with_config(command.spec.configure(changed, n_token))
 
-        points = grid(settings.sweep, self.command.flags, self.command.defaults)
-        with mistakes_in_flags(self.command.flag_names):
-            for point in points:
-                configured(dataclasses.replace(settings, **point))
+        points = {tuple(point.items()): command.at(settings, point) for point in command.points(settings)}
+        with mistakes_in_flags(command.flag_names):
+            for changed in points.values():
+                configured(changed)
         done = []
-        with open_record(self.command, self.call, self.world, self.device) as experiment:
-            for remark in self.call.remarks:
-                experiment.log(remark)
-            for point in sweep(configured, points, settings, self._held_out, experiment.log, world=self.world):
+        with open_record(command, self.call, self.world, self.device) as experiment:
+            swept = command.evaluation_in_words(settings, but=next(iter(command.points(settings))))
+            experiment.log(
+                "\n".join([*self.call.remarks, command.model_in_words(settings), f"{swept}, {EVAL_ROWS} rows"])
+            )
+            for point in sweep(configured, points, self._held_out, experiment.log, world=self.world):
                 done.append(point.as_dict())
                 experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
             experiment.log(f"all figures: {experiment.folder / SWEEP_FILE}" if experiment.folder else NOTHING_WRITTEN)
@@ -204,14 +205,14 @@ class Work:
             experiment.discard_results()
             try:
                 trainer.train()
-                self._finish(trainer, held_out["test"], unigram)
+                self._finish(trainer, held_out, unigram)
             except (Stopped, UserError) as error:
-                stopped = isinstance(error, Stopped)
-                experiment.log(f"{error} at step {trainer.progress.step}" if stopped else str(error))
+                if isinstance(error, Stopped):
+                    experiment.log(f"{error} at step {trainer.progress.step}")
                 experiment.log(how_to_go_on(experiment, self.command.program))
                 raise
 
-    def _finish(self, trainer: Trainer, test_segments: OrderedBatches, unigram: Mapping[str, float]) -> None:
+    def _finish(self, trainer: Trainer, held_out: Mapping[str, OrderedBatches], unigram: Mapping[str, float]) -> None:
         """Test the best model; the results are the last thing that is written.
 
         Raises:
@@ -219,8 +220,12 @@ class Work:
         """
         experiment = trainer.experiment
         valid = trainer.restore_best()
-        test = self._tested(test_segments, valid)
-        experiment.log(f"the best model on valid\n{model_in_words(self.command, self.settings)}\n{valid}\n{test}")
+        if not self.world.of_first(trainer.best.is_of_now() and is_under(valid, self.settings)):
+            experiment.log("the best model was found under other settings: it is validated again under those of now")
+            valid = self._evaluated(held_out, "valid", valid.shallow)
+        trainer.best.renew(valid)
+        test = self._evaluated(held_out, "test", valid.shallow)
+        experiment.log(f"the best model on valid\n{self.command.model_in_words(self.settings)}\n{valid}\n{test}")
         experiment.scalars(test.scalars(), trainer.progress.step)
         results = RunResults(
             unigram,
@@ -232,17 +237,18 @@ class Work:
         )
         if self.world.is_first:
             experiment.log(f"\n{results}\n{where(experiment)}")
-            if self.settings.sample:
-                text = sample(self.model, self.corpus.vocab, self.settings, valid.shallow)
-                experiment.log(f"\na sample of the model:\n{text}")
         see_that_all_is_written(experiment, self.world, REMEDY, further=trainer.unwritten())
         experiment.results(results.as_dict())
         see_that_all_is_written(experiment, self.world, REMEDY)
+        if self.settings.sample and self.world.is_first:
+            text = sample(self.command, self.model, self.corpus.vocab, self.settings, valid.shallow)
+            experiment.log(f"\n{text}")
+        see_that_all_is_written(experiment, self.world, REMEDY)
 
-    def _tested(self, segments: OrderedBatches, valid: EvaluationReport) -> EvaluationReport:
-        """The model on test, as deep as it was on valid."""
-        depth = equilibrium(self.settings) if valid.shallow is None else Applications(valid.shallow)
-        return evaluate(self.model, segments, "test", self.settings, depth, world=self.world)
+    def _evaluated(self, held_out: Mapping[str, OrderedBatches], split: str, shallow: int | None) -> EvaluationReport:
+        """The model on a split, as deep as it was trained for."""
+        depth = equilibrium(self.settings) if shallow is None else Applications(shallow)
+        return evaluate(self.model, held_out[split], split, self.settings, depth, world=self.world)
 
     def _unigram(self) -> Mapping[str, float]:
         corpus = self.corpus
