@@ -1,5 +1,10 @@
 """Make one folder of a trained model, to share or to keep: `python export.py RUN OUT`."""
 
+from system.startup import hush_signals
+
+if __name__ == "__main__":
+    give_signals_back = hush_signals()  # during the imports
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,4 +46,5 @@ def _run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    give_signals_back()
     leave(main)

@@ -78,6 +78,7 @@ def test_what_a_call_alone_was_asked_for_is_not_taken_from_a_run(tmp_path):
         ("a.toml", "cutoffs = ['a']", "cutoffs is 'a'"),
         ("a.toml", "work_dir = ' '", "work_dir is empty"),
         ("a.toml", "lr = 5\n[settings]\nlr = 0.5", "no setting settings"),
+        ("a.toml", 'config = "b.toml"', "names another file, b.toml"),
         ("a.toml", "d_model = ", "cannot be understood"),
         ("a.toml", "d_model = -4", "--d_model is -4"),
         ("a.json", "{", "cannot be understood"),

@@ -93,7 +93,7 @@ def test_a_run_without_results_has_no_figures(trained, tmp_path, capsys):
     (folder / "results.json").unlink()
     assert export.main([str(folder), str(tmp_path / "mine")]) == 0
     assert "has no results.json" in capsys.readouterr().out
-    assert "Its run has not ended" in (tmp_path / "mine" / "README.md").read_text()
+    assert "There are none of these weights." in (tmp_path / "mine" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -160,3 +160,11 @@ def test_a_card_says_what_the_figures_rest_on_and_what_becomes_of_unknown_words(
     card = (exported / "README.md").read_text()
     assert "broyden, threshold 6 steps, eps 0.001, stop mode rel, stop scope batch" in card
     assert "Words that are not in `vocabulary.txt` are refused" in card
+
+
+def test_figures_of_other_weights_are_left_out(trained, run, tmp_path, capsys):
+    folder = shutil.copytree(trained.folder, tmp_path / "mixed")
+    shutil.copy(run("--name another").folder / "results.json", folder / "results.json")
+    assert export.main([str(folder), str(tmp_path / "mine")]) == 0
+    assert "results.json is of other weights: the model card has no figures" in capsys.readouterr().out
+    assert not (tmp_path / "mine" / "results.json").exists()

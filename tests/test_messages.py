@@ -1,12 +1,16 @@
 """What a run says about itself: the command that goes on with it."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import call
+from tiny_run import COMMAND, call
 
+from system.errors import UserError
 from training.messages import how_to_go_on
+from training.trainer import Trainer
 
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 
@@ -37,7 +41,7 @@ def test_how_to_go_on_in_as_many_processes(environment, launcher, end, tmp_path,
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    said = how_to_go_on(type("Record", (), {"folder": folder}), "train_transformer.py")
+    said = how_to_go_on(type("Record", (), {"folder": folder}), COMMAND, COMMAND.parse([]))
     assert said.startswith(f"to go on: {launcher} ")
     assert said.endswith(end)
 
@@ -49,3 +53,16 @@ def test_device_flags_are_inherited(place, run):
     assert (again.settings["multi_gpu"], again.settings["gpu0_bsz"]) == (True, 2)
     off = call(f"--restart --restart_dir {first.folder} --max_step 6 --no-multi_gpu")
     assert "changed: --multi_gpu is False, was True" in off.log
+
+
+def test_settings_that_no_checkpoint_holds_are_in_the_command_and_told_at_the_resume(run, monkeypatch):
+    first = run("--name holds")
+    monkeypatch.setattr(Trainer, "update", lambda *given: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(os, "kill", lambda *given: (_ for _ in ()).throw(UserError("cut off")))
+    cut = call(f"--restart --restart_dir {first.folder} --max_step 9 --lr 0.5")
+    monkeypatch.undo()
+    assert cut.status == 2
+    assert f"--restart_dir {first.folder} --lr 0.5 --max_step 9" in cut.out
+    again = call(f"--restart --restart_dir {first.folder} --max_step 5")
+    assert "note: the last call had --lr 0.5, which no checkpoint holds" in again.out
+    assert "note: the last call" not in call(f"--restart --restart_dir {first.folder}").out

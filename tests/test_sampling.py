@@ -67,3 +67,10 @@ def test_rows_are_drawn_for_themselves():
     uniform = torch.tensor([0.05, 0.05, 0.999], dtype=torch.float64)
     assert Sampling().draw(log_p, uniform).tolist() == [0, 0, 4]
     assert Sampling(top_k=2).draw(log_p, uniform).tolist() == [1, 3, 3]
+
+
+def test_limits_that_keep_every_word_change_no_draw():
+    log_p = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    uniform = torch.linspace(0, 0.99, 6, dtype=torch.float64)
+    for top_k in (9, 10**24):
+        assert Sampling(top_k=top_k).draw(log_p, uniform).equal(Sampling().draw(log_p, uniform))

@@ -34,7 +34,7 @@ def test_a_run_is_evaluated_with_its_own_settings(trained, tmp_path):
     assert "broyden, threshold 5" in evaluated.out
     assert "memory 6" in evaluated.out
     assert evaluated.results["test"]["loss"] == pytest.approx(trained.results["test"]["loss"], rel=1e-12)
-    assert evaluated.results["weights"] == str(trained.folder / "model_state_dict.pkl")
+    assert evaluated.results["file"] == str(trained.folder / "model_state_dict.pkl")
     assert evaluated.folder.parent.parent == tmp_path
 
 
@@ -213,7 +213,7 @@ def test_a_best_model_found_under_other_settings_is_validated_again(run):
     first = run("--f_thres 6 --name other-settings")
     again = call(f"--restart --restart_dir {first.folder} --f_thres 2 --mem_len 4")
     assert again.status == 0, again.err
-    assert "validated again under those of now" in again.log
+    assert "it is validated again" in again.log
     results = again.results
     assert [(results[split]["threshold"], results[split]["memory"]) for split in ("valid", "test")] == [(2, 4), (2, 4)]
     evaluated = call(f"--eval --restart_dir {first.folder} --debug")
@@ -242,3 +242,25 @@ def test_solvers_can_be_swept_whatever_options_the_run_had(run):
     swept = call([*f"--eval --restart_dir {first.folder} --debug --sweep".split(), "solver=broyden,anderson"])
     assert swept.status == 0, swept.err
     assert len([line for line in swept.out.splitlines() if line.lstrip().startswith(("broyden ", "anderson "))]) == 2
+
+
+def test_files_that_contradict_are_told(run, tmp_path):
+    folder = Path(shutil.copytree(run("--name contradicts").folder, tmp_path / "edited"))
+    content = json.loads((folder / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps({**content, "settings": {**content["settings"], "f_thres": 3}}))
+    evaluated = call(f"--eval --restart_dir {folder} --debug")
+    assert "was found with --f_thres 6, not 3 as settings.json has it" in evaluated.out
+    (folder / "settings.json").write_text("{")
+    refused = call(f"--eval --restart_dir {folder} --debug")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "go on with the run, which writes it anew" in refused.err
+
+
+def test_another_text_for_validation_is_validated_anew(place, tmp_path):
+    corpus = shutil.copytree(place / "corpus", tmp_path / "corpus")
+    first = call(f"--data {corpus} --dataset text --work_dir {tmp_path}/R- {MODEL} {LENGTHS} --max_step 2")
+    before, text = first.results["valid"]["n_tokens"], (corpus / "valid.txt").read_text()
+    (corpus / "valid.txt").write_text(text + text)
+    again = call(f"--restart --restart_dir {first.folder}")
+    assert again.status == 0, again.err
+    assert again.results["valid"]["n_tokens"] > 1.9 * before

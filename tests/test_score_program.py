@@ -106,6 +106,7 @@ BAD = [
     ("{run} -", ["standard input holds no words"]),
     ("{run} {text} --rows 0", ["--rows is 0", "at least 1"]),
     ("{run} {text} --rows 99", ["98 tokens are too few for 99 rows", "--rows 1"]),
+    ("{run} {text} --per_token {run}/vocabulary.txt", ["vocabulary.txt is there already and no table"]),
     ("{run} {text} --batch_size 0", ["--batch_size is 0", "at least 1"]),
     ("{run} {text} --rows two", ["--rows", "'two'"]),
     ("{run} {text} --per_token=", ["--per_token is empty"]),

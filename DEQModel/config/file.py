@@ -16,7 +16,9 @@ else:
 REMEDY = "pass a run's settings.json, or a TOML file with lines such as d_model = 256"
 
 
-def settings_of_file(path: str, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of_file(
+    path: str, flags: Mapping[str, Flag], defaults: Mapping[str, Any], remedy: str = REMEDY
+) -> dict[str, Any]:
     """The settings that a file names, as if they had been given as flags, but unchecked.
 
     Of a run's settings.json these are all of the run, but what a call alone was asked for, as --eval.
@@ -24,12 +26,16 @@ def settings_of_file(path: str, flags: Mapping[str, Flag], defaults: Mapping[str
     Args:
         path: a file that ends with .json or .toml.
         flags, defaults: of the program.
+        remedy: the end of the message where it cannot be read.
 
     Raises:
-        UserError: it cannot be read, or names settings that do not exist or values of another type.
+        UserError: it cannot be read, or names settings that do not exist or values of another type, or another file.
     """
-    content = typed_settings(read_settings(path), path, flags, defaults)
-    return {key: value for key, value in content.items() if key != "config" and _is_of_run(path, flags[key])}
+    content = typed_settings(read_settings(path, remedy), path, flags, defaults)
+    found = {key: value for key, value in content.items() if _is_of_run(path, flags[key])}
+    if found.get("config"):
+        raise UserError(f"{path} names another file, {found['config']}: write its settings here")
+    return found
 
 
 def _is_of_run(path: str, flag: Flag) -> bool:
@@ -57,7 +63,7 @@ def typed_settings(
     return {key: _typed(path, key, value, flags[key], defaults[key]) for key, value in named.items()}
 
 
-def read_settings(path: str) -> dict[str, Any]:
+def read_settings(path: str, remedy: str = REMEDY) -> dict[str, Any]:
     """The settings that a JSON or TOML file holds; those of a run's settings.json without what stands beside them.
 
     Raises:
@@ -65,7 +71,7 @@ def read_settings(path: str) -> dict[str, Any]:
     """
     if path.endswith(".toml"):
         return _read_toml(path)
-    content = read_json(path, REMEDY)
+    content = read_json(path, remedy)
     return content["settings"] if isinstance(content.get("settings"), dict) else content
 
 

@@ -85,13 +85,14 @@ def model_settings(
             "of that model"
         )
     if run is not None:
-        earlier, source = settings_of_run(run, command.flags, command.defaults), Path(run, SETTINGS_FILE)
+        (earlier, remarks), source = settings_of_run(run, command.flags, command.defaults), Path(run, SETTINGS_FILE)
     else:
+        remarks = []
         known = settings_of_description(description, path, command.flags, command.defaults) if description else {}
         of_model = {field.name for field in dataclasses.fields(command.spec.flags)}
         earlier = {name: value for name, value in known.items() if evaluates or name in of_model}
         source = beside(path)
-    remarks = _origin(command, run, earlier, given, source)
+    remarks += _origin(command, run, earlier, given, source)
     if evaluates:
         earlier, more = on_this_machine(earlier, given)
         remarks += more

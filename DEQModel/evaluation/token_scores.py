@@ -19,6 +19,7 @@ from system.atomic_file import write_atomically
 from system.errors import UserError
 
 COLUMNS = ("word", "log_prob", "rank", "steps")
+HEADER = "\t".join(COLUMNS).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def check_place(path: str, text: str) -> None:
         text: the source of the text.
 
     Raises:
-        UserError: no folder that can be written, no regular file, or the text itself.
+        UserError: no folder that can be written, no regular file, or a file that is no such table.
     """
     place, given = Path(path), f"--per_token {path}"
     folder = place.parent
@@ -86,6 +87,16 @@ def check_place(path: str, text: str) -> None:
         raise UserError(f"{given} is no regular file: pass the name of one")
     if place.exists() and Path(text).exists() and place.samefile(text):
         raise UserError(f"{given} is the text that is scored: pass another name")
+    if place.exists() and place.stat().st_size and not _is_table(place):
+        raise UserError(f"{given} is there already and no table of this program: pass another name")
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.readline(len(HEADER) + 1) == HEADER
+    except OSError:
+        return False
 
 
 def write_table(path: str, text: TextTokens, scores: TokenScores) -> None:

@@ -87,6 +87,8 @@ class TrainedModel:
         given |= {"eval": True, "load": str(weights_of(run, weights))}
         known = model_settings(command, given, run=run, weights=weights)
         settings = known.settings
+        if vocabulary is None and run is None and not known.has_corpus:
+            raise UserError("no vocabulary: pass --vocabulary FILE, words one a line, as in a run's vocabulary.txt")
         vocab = _vocabulary(run, vocabulary, settings)
         if known.description:
             known.description.see_that_it_is_of(vocab, known.weights, vocabulary or f"{run or settings.data}")

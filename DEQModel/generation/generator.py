@@ -13,6 +13,7 @@ from evaluation.solve_statistics import SolveStatistics
 from evaluation.trained_model import TrainedModel
 from generation.reading import Reading, read
 from generation.sampling import Sampling
+from generation.settings import N_SEEDS
 from models.protocol import Memory
 from modules.deq import DEQModule
 from system.errors import UserError
@@ -61,7 +62,7 @@ class Generator:
             UserError: the model's states are not finite.
         """
         device = self.trained.device
-        generators = [torch.Generator().manual_seed(self.seed + sample) for sample in range(samples)]
+        generators = [torch.Generator().manual_seed((self.seed + sample) % N_SEEDS) for sample in range(samples)]
         rows = list(range(samples))  # the samples that go on
         reading = self._read(torch.tensor(prompt, device=device)[:, None], None)
         reading = reading.select(torch.zeros(samples, dtype=torch.int64, device=device))

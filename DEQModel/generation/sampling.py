@@ -41,7 +41,7 @@ class Sampling:
     def _candidates(self, log_p: Tensor) -> tuple[Tensor, Tensor | None]:
         """Up to a factor, the probabilities of the words that may be drawn (B, C), and the words; None for all."""
         scaled = (log_p - log_p.amax(dim=1, keepdim=True)).double() / self.temperature
-        if not self.top_k and self.top_p == 1:
+        if self.top_p == 1 and not 0 < self.top_k < log_p.shape[1]:
             return scaled.softmax(dim=1), None
         scaled, words = (x[:, : self.top_k or None] for x in scaled.sort(dim=1, descending=True, stable=True))
         p = scaled.softmax(dim=1)

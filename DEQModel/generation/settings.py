@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from system.flag import flag
 
+N_SEEDS = 2**32  # after the last one comes the first
+
 
 @dataclass(frozen=True)
 class GenerateSettings:
@@ -21,4 +23,4 @@ class GenerateSettings:
     )
     stop: str | None = flag(None, "word that ends a sample; <eos> is the end of a line", kind=str)
     samples: int = flag(1, "samples, computed as one batch; each is what its own seed gives alone", least=1)
-    seed: int = flag(1111, "random seed of the first sample; the next one's is one more", least=0, below=2**32)
+    seed: int = flag(1111, "random seed of the first sample; the next one's is one more", least=0, below=N_SEEDS)

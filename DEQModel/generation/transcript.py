@@ -2,6 +2,7 @@
 
 from data.vocabulary import EOS, Vocab
 from generation.generator import Draw
+from generation.settings import N_SEEDS
 from system.progress import say
 
 
@@ -41,7 +42,7 @@ class Transcript:
 
     def _begin(self, sample: int) -> None:
         if self.samples > 1:
-            say(f"--- sample {sample + 1} of {self.samples} (--seed {self.seed + sample})")
+            say(f"--- sample {sample + 1} of {self.samples} (--seed {(self.seed + sample) % N_SEEDS})")
 
     def _put(self, word: str) -> None:
         if word == EOS:

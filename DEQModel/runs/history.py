@@ -1,5 +1,6 @@
 """What a run's folder tells of it: its settings, its results if it has ended, and its curves."""
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -180,12 +181,19 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 def _curves(folder: Path) -> dict[str, dict[int, float]]:
     """The points of each curve, by step; the newest of several."""
-    board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    board, logger = EventAccumulator(str(folder), size_guidance={"scalars": 0}), logging.getLogger("tensorboard")
+    logger.addFilter(_never)  # it would tell of every time that the run has gone on
     try:
         board.Reload()
     except OSError as error:
         raise UserError(f"cannot read the curves in {folder} ({error.strerror or error}): {REMEDY}") from error
+    finally:
+        logger.removeFilter(_never)
     return {name: {point.step: point.value for point in board.Scalars(name)} for name in board.Tags()["scalars"]}
+
+
+def _never(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _is_about(value: float, wanted: float | None) -> bool:

@@ -17,6 +17,7 @@ from system.json_file import read_json, write_json
 from system.tensor_files import archive_signature
 
 FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
+MEND = "mend it, or go on with the run, which writes it anew"
 KINDS = {"model": str, "settings": dict, "n_words": int, "vocabulary": str}
 
 
@@ -123,8 +124,8 @@ def depth_settings(shallow: int | None, pretrain_steps: int) -> dict[str, int]:
 
 def settings_of_run(
     folder: str | os.PathLike, flags: Mapping[str, Flag], defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings with which the model in a run's folder is evaluated.
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings with which the model in a run's folder is evaluated, and a line where its files contradict.
 
     They are the run's, at the depth that the model was trained for, and without those of its place.
 
@@ -136,13 +137,25 @@ def settings_of_run(
         UserError: what they are in cannot be read, or this program does not know them.
     """
     path = Path(folder, SETTINGS_FILE)
-    found = settings_of_file(str(path), flags, defaults) if path.exists() else {}
+    found = settings_of_file(str(path), flags, defaults, MEND) if path.exists() else {}
     found = {name: value for name, value in found.items() if flags[name].fixed != IN_ITS_FOLDER}
     if description := ModelDescription.beside(Path(folder, WEIGHTS_FILE)):
-        return {**found, **settings_of_description(description, folder, flags, defaults)}
+        own = settings_of_description(description, beside(Path(folder, WEIGHTS_FILE)), flags, defaults)
+        return {**found, **own}, _contradictions(found, own, flags, folder)
     if not found:
-        return {}
-    return {**found, **depth_settings(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}
+        return {}, []
+    return {**found, **depth_settings(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}, []
+
+
+def _contradictions(
+    of_run: Mapping[str, Any], of_model: Mapping[str, Any], flags: Mapping[str, Flag], folder: str | os.PathLike
+) -> list[str]:
+    depth = depth_settings(0, 0)  # goes by what the model came to, not by what the run went through
+    others = [name for name, value in of_run.items() if name in of_model and of_model[name] != value]
+    told = [f"{flags[name].option(name)} {of_model[name]}, not {of_run[name]}" for name in others if name not in depth]
+    if not told:
+        return []
+    return [f"warning: the model in {folder} was found with {'; '.join(told)} as {SETTINGS_FILE} has it"]
 
 
 def settings_of_description(

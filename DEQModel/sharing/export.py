@@ -1,6 +1,5 @@
 """A trained model as one self-contained folder: for sharing, and for the programs that use it."""
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from system.errors import UserError
 from system.flag import OF_THE_CALL
 from system.json_file import read_json, write_json
 from system.state_dicts import save_state_dict
+from system.tensor_files import archive_signature
 
 SAFETENSORS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
@@ -91,12 +91,13 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     about = _about(run, command)
     write_json(folder / SETTINGS_FILE, about)
     files[SETTINGS_FILE] = "the settings of the run, and what it was made with"
-    reports = _reports(run / RESULTS_FILE)
-    if not reports:
-        remarks.append(f"note: {run} has no {RESULTS_FILE}: the model card has no figures")
-    else:
-        shutil.copyfile(run / RESULTS_FILE, folder / RESULTS_FILE)
+    reports, why_none = _reports(run)
+    if reports:
+        results = read_json(run / RESULTS_FILE, REMEDY)
+        write_json(folder / RESULTS_FILE, {**results, "weights": archive_signature(folder / WEIGHTS_FILE)})
         files[RESULTS_FILE] = "all figures"
+    else:
+        remarks.append(f"note: {why_none}: the model card has no figures")
     card = ModelCard(
         name=name,
         kind=command.spec.name,
@@ -133,14 +134,20 @@ def _is_of_model(name: str, command: CommandLine) -> bool:
     return not flag.is_place and flag.fixed not in (OF_THE_CALL, IN_ITS_FOLDER)
 
 
-def _reports(path: Path) -> list[EvaluationReport]:
+def _reports(run: Path) -> tuple[list[EvaluationReport], str]:
+    """The figures of a run's model; or none, and why."""
+    path = run / RESULTS_FILE
     if not path.exists():
-        return []
+        return [], f"{run} has no {RESULTS_FILE}"
     results = read_json(path, REMEDY)
+    if results.get("weights") not in (None, archive_signature(run / WEIGHTS_FILE)):
+        return [], f"{path} is of other weights"
     try:
-        return [EvaluationReport.of(results[split]) for split in SPLITS]
-    except (LookupError, TypeError, AttributeError) as error:
+        reports = [EvaluationReport.of(results[split]) for split in SPLITS]
+        _ = list(map(str, reports))  # in words too: what is no number has no digits
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} cannot be understood (no figures of {' and '.join(SPLITS)}): {REMEDY}") from error
+    return reports, ""
 
 
 def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> bool:

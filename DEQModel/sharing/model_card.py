@@ -73,7 +73,7 @@ class ModelCard:
 
     def _figures(self) -> str:
         if not self.reports:
-            return "Its run has not ended, so that there are none."
+            return "There are none of these weights."
         rows = ["| split | perplexity | nats a token | bits a token | tokens |", "|---|---|---|---|---|"]
         for report in self.reports:
             figures = f"{report.perplexity:.3f} | {report.loss:.5f} | {report.loss / math.log(2):.5f}"

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from config.flags import CommandLine
+from config.settings import Settings
 from runs.experiment import Experiment
 from system.distributed import World
-from training.checkpoint import CHECKPOINT_FILE
-from training.trainer import Trainer
+from system.errors import UserError
+from training.checkpoint import CHECKPOINT_FILE, Checkpoint
+from training.trainer import ENTRIES, Trainer
 
 NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to disk (--debug)"
 
@@ -29,14 +32,22 @@ def number_of_processes(world: World) -> str:
     return f" in {world.size} processes" if world.size > 1 else ""
 
 
-def how_to_go_on(experiment: Experiment, program: str) -> str:
-    """The command that resumes a run, once it has a checkpoint; it can be pasted into a shell, from any folder."""
+def how_to_go_on(experiment: Experiment, command: CommandLine, settings: Settings) -> str:
+    """The command that resumes a run, once it has a checkpoint; it can be pasted into a shell, from any folder.
+
+    It names the settings that the checkpoint does not hold, as those of a call that has saved nothing yet.
+    """
     if experiment.folder is None or not (experiment.folder / CHECKPOINT_FILE).exists():
         return "no checkpoint has been written"
-    script = Path(__file__).parents[1] / program
-    folder = os.path.abspath(experiment.folder)
-    command = [*_launcher(os.environ), str(script), "--restart", "--restart_dir", folder]
-    return f"to go on: {shlex.join(command)}{_elsewhere(os.environ)}"
+    script = Path(__file__).parents[1] / command.program
+    words = [*_launcher(os.environ), str(script), "--restart", "--restart_dir", os.path.abspath(experiment.folder)]
+    try:
+        held = Checkpoint.newest(experiment.folder, ENTRIES)[0].settings
+    except UserError:
+        held = vars(settings)
+    new = {name: getattr(settings, name) for name, value in held.items() if getattr(settings, name, value) != value}
+    kept = {name: value for name, value in new.items() if command.flags[name].fixed is None and value is not None}
+    return f"to go on: {shlex.join([*words, *shlex.split(command.typed(kept))])}{_elsewhere(os.environ)}"
 
 
 def _launcher(environment: Mapping[str, str]) -> list[str]:

@@ -34,6 +34,7 @@ from system.launch import launch
 from system.peak_memory import peak_memory
 from system.script import with_status
 from system.signals import Stopped
+from system.tensor_files import archive_signature
 from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, number_of_processes, where
 from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
 from training.record import open_record, see_that_all_is_written
@@ -147,7 +148,9 @@ class Work:
                 reports[split] = evaluate(self.model, segments, split, settings, depth, world=self.world)
                 experiment.log(str(reports[split]))
             content = {split: report.as_dict() for split, report in reports.items()}
-            experiment.results({"weights": str(self.call.weights), **content})
+            experiment.results(
+                {**content, "file": str(self.call.weights), "weights": archive_signature(self.call.weights)}
+            )
             if experiment.folder:
                 experiment.log(f"run folder: {experiment.folder}")
             see_that_all_is_written(experiment, self.world, "repeat the evaluation")
@@ -209,7 +212,7 @@ class Work:
             except (Stopped, UserError) as error:
                 if isinstance(error, Stopped):
                     experiment.log(f"{error} at step {trainer.progress.step}")
-                experiment.log(how_to_go_on(experiment, self.command.program))
+                experiment.log(how_to_go_on(experiment, self.command, settings))
                 raise
 
     def _finish(self, trainer: Trainer, held_out: Mapping[str, OrderedBatches], unigram: Mapping[str, float]) -> None:
@@ -220,8 +223,9 @@ class Work:
         """
         experiment = trainer.experiment
         valid = trainer.restore_best()
-        if not self.world.of_first(trainer.best.is_of_now() and is_under(valid, self.settings)):
-            experiment.log("the best model was found under other settings: it is validated again under those of now")
+        found_so = trainer.best.is_of_now() and is_under(valid, self.settings) and not self._has_other_texts()
+        if not self.world.of_first(found_so):
+            experiment.log("the best model was found under other settings or on other texts: it is validated again")
             valid = self._evaluated(held_out, "valid", valid.shallow)
         trainer.best.renew(valid)
         test = self._evaluated(held_out, "test", valid.shallow)
@@ -234,6 +238,7 @@ class Work:
             test,
             trainer.telemetry.totals,
             peak_memory(trainer.device),
+            trainer.best.signature,
         )
         if self.world.is_first:
             experiment.log(f"\n{results}\n{where(experiment)}")
@@ -244,6 +249,11 @@ class Work:
             text = sample(self.command, self.model, self.corpus.vocab, self.settings, valid.shallow)
             experiment.log(f"\n{text}")
         see_that_all_is_written(experiment, self.world, REMEDY)
+
+    def _has_other_texts(self) -> bool:
+        """Whether the run goes on with other texts than it had."""
+        checkpoint, now = self.call.checkpoint, self.corpus.checksum
+        return checkpoint is not None and checkpoint.corpus not in (now, now.rpartition("-")[0].rpartition("-")[0])
 
     def _evaluated(self, held_out: Mapping[str, OrderedBatches], split: str, shallow: int | None) -> EvaluationReport:
         """The model on a split, as deep as it was trained for."""

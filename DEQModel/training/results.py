@@ -22,6 +22,7 @@ class RunResults:
         valid, test: the best model's reports.
         training: what the updates took.
         peak_memory: bytes, by kind ("host", and "device" on a GPU).
+        weights: signature of the file of the model that was tested; None where there is none.
     """
 
     unigram: Mapping[str, float]
@@ -30,6 +31,7 @@ class RunResults:
     test: EvaluationReport
     training: TrainingTotals
     peak_memory: Mapping[str, int]
+    weights: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for a file."""
@@ -41,6 +43,7 @@ class RunResults:
             "test": self.test.as_dict(),
             "training": dataclasses.asdict(self.training) | rate,
             "peak_memory_bytes": dict(self.peak_memory),
+            "weights": self.weights,
         }
 
     def __str__(self) -> str:

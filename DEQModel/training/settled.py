@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.file import settings_of_file
 from config.flags import CommandLine
 from config.inheritance import changes, completed, inherited
 from config.settings import Settings
 from evaluation.model_settings import model_settings
+from runs.experiment import SETTINGS_FILE
 from runs.saved_model import ModelDescription
 from system.errors import UserError
 from training.checkpoint import Checkpoint
@@ -66,5 +68,25 @@ def _going_on(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
     checkpoint, faults = Checkpoint.newest(run, ENTRIES)
     before, defaulted = completed(checkpoint.settings, command.flags, command.defaults, run)
     settings = command.resolved(given, {**inherited(before, command.flags), **command.of_file(given)})
-    remarks = [*faults, *defaulted, *changes(before, settings, checkpoint.step)]
+    remarks = [
+        *faults,
+        *defaulted,
+        *_not_saved(command, before, given, run),
+        *changes(before, settings, checkpoint.step),
+    ]
     return Settled(settings, remarks, dataclasses.replace(checkpoint, settings=before))
+
+
+def _not_saved(command: CommandLine, before: dict[str, Any], given: dict[str, Any], run: str) -> list[str]:
+    """A line on settings of the last call that no checkpoint holds, as it has saved none."""
+    try:
+        last = settings_of_file(str(Path(run, SETTINGS_FILE)), command.flags, command.defaults)
+    except UserError:
+        return []  # it is going to be written anew
+    lost = {name: value for name, value in last.items() if name not in given and before[name] not in (value, None)}
+    lost = {name: value for name, value in lost.items() if not command.flags[name].is_place}
+    if not lost:
+        return []
+    return [
+        f"note: the last call had {command.typed(lost)}, which no checkpoint holds: pass it again if it is to count"
+    ]
