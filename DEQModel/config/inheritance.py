@@ -1,7 +1,7 @@
 """Which settings a run that goes on takes from before, which may change, and which may not."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from config.parser import shown
@@ -82,19 +82,21 @@ def changes(before: Mapping[str, Any], now: Settings, step: int) -> list[str]:
     return messages
 
 
-def overrides(before: Mapping[str, Any], now: Settings, source: str) -> list[str]:
+def overrides(before: Mapping[str, Any], now: Settings, named: Collection[str], source: str) -> list[str]:
     """A line on each setting of a trained model that a call changes.
 
     Args:
         before: the model's settings, or its run's.
         now: those of the call.
+        named: those that it names; of the others those that a score depends on are told of.
         source: where the model's come from, for the message.
 
     Raises:
         UserError: settings that its weights were made for, all of them in one line.
     """
     flags, before = flags_of(now), _with_absolute_places(before, flags_of(now))
-    changed = [name for name, value in before.items() if getattr(now, name) != value]
+    told = [name for name in before if name in named or flags[name].is_scored]
+    changed = [name for name in told if getattr(now, name) != before[name]]
     refused = [name for name in changed if flags[name].is_of_weights]
     if refused:
         faults = (

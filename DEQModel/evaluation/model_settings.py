@@ -96,10 +96,10 @@ def model_settings(
     if evaluates:
         earlier, more = on_this_machine(earlier, given)
         remarks += more
-    layers = {**earlier, **command.of_file(given)}
-    settings = command.resolved(given, layers)
-    remarks += overrides(earlier, settings, str(source))
-    return ModelSettings(path, description, settings, remarks, has_corpus="data" in {**layers, **given})
+    of_file = command.of_file(given)
+    settings = command.resolved(given, {**earlier, **of_file})
+    remarks += overrides(earlier, settings, {*of_file, *given}, str(source))
+    return ModelSettings(path, description, settings, remarks, has_corpus="data" in {*earlier, *of_file, *given})
 
 
 def _origin(

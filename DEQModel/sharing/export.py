@@ -153,10 +153,9 @@ def _reports(run: Path) -> tuple[list[EvaluationReport], str]:
 def _write_safetensors(state: Mapping[str, Tensor], path: Path) -> bool:
     """Write the weights in that format; false where the package is not installed."""
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError:
         return False
-    save_file(
-        {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}, path
-    )  # tied ones twice
+    # Tied weights are there twice: the format has no names for one tensor.
+    path.write_bytes(save({name: value.detach().cpu().clone() for name, value in state.items()}))
     return True
