@@ -99,10 +99,11 @@ def overrides(before: Mapping[str, Any], now: Settings, named: Collection[str], 
     changed = [name for name in told if getattr(now, name) != before[name]]
     refused = [name for name in changed if flags[name].is_of_weights]
     if refused:
-        faults = (
-            f"{flags[name].option(name)} is {shown(getattr(now, name))}, not {shown(before[name])}" for name in refused
+        faults = (f"{flags[n].option(n)} is {shown(getattr(now, n))}, not {shown(before[n])}" for n in refused)
+        raise UserError(
+            f"{'; '.join(faults)}, with which the weights were trained ({source}): leave these flags out, or "
+            "call the program itself where a script passes them"
         )
-        raise UserError(f"{'; '.join(faults)}, with which the weights were trained ({source}): leave these flags out")
     return [f"changed: {flags[n].option(n)} is {shown(getattr(now, n))}, was {shown(before[n])}" for n in changed]
 
 

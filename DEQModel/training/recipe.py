@@ -43,8 +43,6 @@ from training.sample import sample
 from training.settled import Settled, settled
 from training.trainer import Trainer
 
-REMEDY = "finish the run with --restart"
-
 
 def program(name: str, spec: ModelSpec) -> Callable[..., int]:
     """The `main` of a script that trains and evaluates a model; it can be sent to other processes.
@@ -242,13 +240,15 @@ class Work:
         )
         if self.world.is_first:
             experiment.log(f"\n{results}\n{where(experiment)}")
-        see_that_all_is_written(experiment, self.world, REMEDY, further=trainer.unwritten())
+        resumes = trainer.checkpoints.step is not None
+        remedy = "finish the run with --restart" if self.world.of_first(resumes) else "start the run again"
+        see_that_all_is_written(experiment, self.world, remedy, further=trainer.unwritten())
         experiment.results(results.as_dict())
-        see_that_all_is_written(experiment, self.world, REMEDY)
+        see_that_all_is_written(experiment, self.world, remedy)
         if self.settings.sample and self.world.is_first:
             text = sample(self.command, self.model, self.corpus.vocab, self.settings, valid.shallow)
             experiment.log(f"\n{text}")
-        see_that_all_is_written(experiment, self.world, REMEDY)
+        see_that_all_is_written(experiment, self.world, remedy)
 
     def _has_other_texts(self) -> bool:
         """Whether the run goes on with other texts than it had."""
