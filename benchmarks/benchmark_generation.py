@@ -156,7 +156,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 8], help="(default: %(default)s)")
     parser.add_argument("--words", type=int, help="of a sample (default: as many as the memory holds)")
     args, further = parser.parse_known_args()
-    trained = TrainedModel.load("benchmark", run=args.run, arguments=further) if args.run else random_model()
+    trained = (
+        TrainedModel.load("benchmark", run=args.run, changed=CommandLine("benchmark", SPEC).given(further))
+        if args.run
+        else random_model()
+    )
     n_words = args.words or trained.settings.mem_len
     generated(trained, 8, 1)  # does not count
     print(f"{'':14s} {'words/s with':>14s} {'words/s with':>14s}")

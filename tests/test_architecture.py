@@ -1,8 +1,11 @@
 """The house: what each folder may import, no circles, no global settings."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+from system.version import VERSION
 
 CODE = Path(__file__).parent.parent / "DEQModel"
 MAY_IMPORT = {  # a folder and what it is built upon, beside itself
@@ -79,3 +82,7 @@ def test_no_file_changes_global_settings():
         assert not attributes & forbidden, path
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"sys.path.append", "sys.path.insert", "sys.path.extend"}, path
+
+
+def test_the_version_is_that_of_the_package():
+    assert re.search(r'^version = "(.*)"', (CODE.parent / "pyproject.toml").read_text(), re.MULTILINE)[1] == VERSION

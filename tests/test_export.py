@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny_run import call, perplexities
+from tiny_run import COMMAND, call, perplexities
 
 import export
 from evaluation.trained_model import TrainedModel
@@ -126,9 +126,11 @@ def test_a_trained_model_is_one_of_two_things():
 
 
 def test_flags_that_do_nothing_here_are_refused(trained):
+    with pytest.raises(UserError, match="has no setting f_thresh"):
+        TrainedModel.load("x.py", run=str(trained.folder), changed={"f_thresh": 3})
     with pytest.raises(UserError, match="--lr does nothing here"):
-        TrainedModel.load("x.py", run=str(trained.folder), arguments=["--lr", "3"])
-    changed = TrainedModel.load("x.py", run=str(trained.folder), arguments=["--f_thres", "3"])
+        TrainedModel.load("x.py", run=str(trained.folder), changed={"lr": 3.0})
+    changed = TrainedModel.load("x.py", run=str(trained.folder), changed={"f_thres": 3})
     assert list(changed.remarks) == ["changed: --f_thres is 3, was 6"]
 
 
@@ -138,10 +140,10 @@ def test_published_weights_take_their_model_from_flags(trained, tmp_path):
         "--n_head 2 --d_head 4 --d_model 8 --d_inner 16 --adaptive --cutoffs 8 16 --div_val 2 --wnorm --dataset text"
     )
     vocabulary = str(trained.folder / "vocabulary.txt")
-    loaded = TrainedModel.load("x.py", weights=weights, vocabulary=vocabulary, arguments=flags.split())
+    loaded = TrainedModel.load("x.py", weights=weights, vocabulary=vocabulary, changed=COMMAND.given(flags.split()))
     assert torch.equal(loaded.model.state_dict()["inject_conv.weight"], trained.weights["inject_conv.weight"])
     with pytest.raises(UserError, match="--d_inner is 8000 but the file has 16"):
-        TrainedModel.load("x.py", weights=weights, vocabulary=vocabulary, arguments=flags.split()[:6])
+        TrainedModel.load("x.py", weights=weights, vocabulary=vocabulary, changed=COMMAND.given(flags.split()[:6]))
     (tmp_path / "words").write_text("<eos>\na\n")
     with pytest.raises(UserError, match="has other words"):
         TrainedModel.load("x.py", run=str(trained.folder), vocabulary=str(tmp_path / "words"))

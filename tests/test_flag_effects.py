@@ -70,6 +70,7 @@ def moved(outcome: Outcome, key: str) -> float:
 
 
 EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
+BACKWARD = "         backward "  # the row of the backward solves, under a validation
 BINS = "--adaptive --cutoffs 8 16"
 PLATEAU = "--scheduler dev_perf --eval-interval 1 --log-interval 1 --lr 1e-9 --max_step 5"
 EFFECTS = {
@@ -116,7 +117,7 @@ EFFECTS = {
     ),
     "b_init": Effect(
         "--b_init shine",  # a guess that takes the place of the solve
-        lambda a, b: learned_otherwise(a, b) and "         backward " not in b.log,
+        learned_otherwise,
         "--solver broyden --b_thres 0",
     ),
     "f_history": Effect(
@@ -127,7 +128,9 @@ EFFECTS = {
     "anderson_ridge": Effect(
         "--anderson_ridge 1", lambda a, b: "anderson, ridge 1, threshold" in b.out and learned_otherwise(a, b)
     ),
-    "grad": Effect("--grad one_step", lambda a, b: "         backward " not in b.log and learned_otherwise(a, b)),
+    "grad": Effect(
+        "--grad one_step", lambda a, b: BACKWARD in a.log and BACKWARD not in b.log and learned_otherwise(a, b)
+    ),
     "phantom_steps": Effect("--phantom_steps 2", learned_otherwise, "--grad phantom"),
     "rev_beta": Effect("--rev_beta 0.5", learned_otherwise, "--grad reversible"),
     "phantom_damping": Effect("--phantom_damping 1", learned_otherwise, "--grad phantom"),

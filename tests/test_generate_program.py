@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import Outcome
+from tiny_run import COMMAND, Outcome
 from tiny_trained import call_program, run_with_unk, with_random_weights
 
 from config.depth import evaluation_depth
@@ -33,7 +33,7 @@ def generated(arguments: str | list[str], stdin: bytes = b"") -> Outcome:
 def test_the_likeliest_words_are_those_of_brute_force(folder):
     exactly, prompt = "--mem_len 40 --f_thres 80 --f_eps 1e-6", "word1 WORD2 word7"
     out = generated([*f"{folder} --temperature 0 --length 9 {exactly} --prompt".split(), prompt]).out
-    trained = TrainedModel.load("test", run=str(folder), arguments=exactly.split())
+    trained = TrainedModel.load("test", run=str(folder), changed=COMMAND.given(exactly.split()))
     depth, ids = evaluation_depth(trained.settings), [0, *map(trained.vocab.id_of, prompt.split())]
     for _ in range(9):
         whole = read(trained.model, torch.tensor(ids)[:, None], None, depth, segment=len(ids))

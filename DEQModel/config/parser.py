@@ -12,6 +12,7 @@ from system.flag import Flag, defaults_of, flags_of
 
 UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of arguments' bytes that are not UTF-8
 OFF = "--no-"  # before the name of a flag that is on or off
+LONGEST_NUMBER = 25  # digits; no setting of any sense has more
 SHOWN = {int: "N", float: "X", str: "TEXT"}  # in the help, for a value
 
 
@@ -115,9 +116,6 @@ def _typed(kind: type) -> Any:
 
     whole.__name__ = kind.__name__  # in argparse's message about what is no number
     return whole
-
-
-LONGEST_NUMBER = 25  # digits; no setting of any sense has more
 
 
 def shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from config.flags import CommandLine
-from config.parser import OFF, Parser, check_ranges
+from config.parser import Parser, check_ranges
 from data.text_tokens import STANDARD_INPUT
 from evaluation.trained_model import OF_THE_USER, TrainedModel
 from models.registry import MODELS
@@ -36,13 +36,13 @@ class Call(Generic[Own]):
         own: the program's own settings.
         source: where the model comes from.
         places: the arguments that are no flags.
-        model_arguments: the flags that change the model's settings.
+        changed: settings of the model that it names, and their values.
     """
 
     own: Own
     source: ModelSource
     places: Sequence[str]
-    model_arguments: Sequence[str]
+    changed: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,13 @@ class ModelProgram(Generic[Own]):
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         own, source = (self._of(settings, given) for settings in (self.own, ModelSource))
         check_ranges(vars(own), flags_of(own))
-        return Call(own, source, places, _arguments(given, self._model_flags))
+        return Call(own, source, places, {name: given[name] for name in self._model_flags if name in given})
 
     def load(self, call: Call[Own], run: str | None) -> TrainedModel:
         """The model of a call, from a run's folder where one is given."""
-        source, arguments = call.source, call.model_arguments
+        source = call.source
         return TrainedModel.load(
-            self.name,
-            run=run,
-            weights=source.load,
-            vocabulary=source.vocabulary,
-            arguments=arguments,
+            self.name, run=run, weights=source.load, vocabulary=source.vocabulary, changed=call.changed
         )
 
     def parser(self) -> Parser:
@@ -123,21 +119,7 @@ class ModelProgram(Generic[Own]):
 def _settings(name: str, flags: Mapping[str, Flag]) -> type:
     """A class of settings whose values are the model's where they are not given."""
     fields = [
-        (name, Any, dataclasses.field(default=False if known.kind is bool else None, metadata={"flag": known}))
+        (name, Any, dataclasses.field(default=False if known.is_switch else None, metadata={"flag": known}))
         for name, known in flags.items()
     ]
     return dataclasses.make_dataclass(name, fields, frozen=True)
-
-
-def _arguments(given: Mapping[str, Any], flags: Mapping[str, Flag]) -> list[str]:
-    """Settings as a command line names them."""
-    arguments = []
-    for name, known in flags.items():
-        option, value = known.option(name), given.get(name)
-        if isinstance(value, bool):
-            arguments.append(option if value else f"{OFF}{option[2:]}")
-        elif isinstance(value, tuple):
-            arguments += [option, *map(str, value)]
-        elif value is not None:
-            arguments.append(f"{option}={value}")
-    return arguments

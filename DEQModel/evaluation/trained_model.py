@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class TrainedModel:
         run: str | None = None,
         weights: str | None = None,
         vocabulary: str | None = None,
-        arguments: Sequence[str] = (),
+        changed: Mapping[str, Any] | None = None,
     ) -> TrainedModel:
         """Read a model.
 
@@ -76,15 +76,14 @@ class TrainedModel:
             run: a run's folder, or one that has been exported.
             weights: in place of that, a file of weights.
             vocabulary: its words, one a line; None for those of the run.
-            arguments: flags that change the settings of evaluation, as `--f_thres 30`, or with `weights` alone give
-                the model's.
+            changed: setting -> value, of those of evaluation, as `f_thres`, or with `weights` alone of the model's.
 
         Raises:
             UserError: a file is missing or cannot be used, or the flags make no sense; one line.
         """
         command = CommandLine(program, _spec(weights_of(run, weights)))
-        given, remarks = _given(command, arguments)
-        given |= {"eval": True, "load": str(weights_of(run, weights))}
+        remarks = _seen_to_be_of_use(command, changed or {})
+        given = {**(changed or {}), "eval": True, "load": str(weights_of(run, weights))}
         known = model_settings(command, given, run=run, weights=weights)
         settings = known.settings
         if vocabulary is None and run is None and not known.has_corpus:
@@ -108,14 +107,14 @@ def _spec(weights: Path) -> ModelSpec:
     return MODELS[description.model]
 
 
-def _given(command: CommandLine, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    given = command.given(arguments)
-    idle = [command.flags[name].option(name) for name in given if not _is_of_use(name, command)]
-    if idle:
+def _seen_to_be_of_use(command: CommandLine, changed: Mapping[str, Any]) -> list[str]:
+    """Refuses settings that no score depends on; a remark where a file has such."""
+    if unknown := sorted(changed.keys() - command.flags.keys()):
+        raise UserError(f"a {command.spec.name} has no setting {', '.join(unknown)}: leave it out")
+    if idle := [command.flags[name].option(name) for name in changed if not _is_of_use(name, command)]:
         raise UserError(f"{idle[0]} does nothing here: leave it out")
-    in_file = [name for name in command.of_file(given) if not _is_of_use(name, command)]
-    remarks = [f"note: of {given['config']} only what a score depends on is used here"] if in_file else []
-    return given, remarks
+    in_file = [name for name in command.of_file(changed) if not _is_of_use(name, command)]
+    return [f"note: of {changed['config']} only what a score depends on is used here"] if in_file else []
 
 
 def _is_of_use(name: str, command: CommandLine) -> bool:

@@ -124,6 +124,7 @@ def _about(run: Path, command: CommandLine) -> dict[str, Any]:
     path = run / SETTINGS_FILE
     content = read_json(path, REMEDY) if path.exists() else {}
     settings, made_with = content.get("settings", content), content.get("environment", {})
+    made_with = made_with if isinstance(made_with, dict) else {}
     kept = {name: value for name, value in settings.items() if _is_of_model(name, command)}
     made_with = {key: value for key, value in made_with.items() if key not in OF_THE_MACHINE}
     return {"model": command.spec.name, "environment": made_with, "settings": kept}
@@ -144,7 +145,7 @@ def _reports(run: Path) -> tuple[list[EvaluationReport], str]:
         return [], f"{path} is of other weights"
     try:
         reports = [EvaluationReport.of(results[split]) for split in SPLITS]
-        _ = list(map(str, reports))  # in words too: what is no number has no digits
+        "".join(map(str, reports))  # what is no number has no digits
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path} cannot be understood (no figures of {' and '.join(SPLITS)}): {REMEDY}") from error
     return reports, ""

@@ -160,16 +160,15 @@ class Work:
         def configured(changed: Settings) -> LanguageModel:
             return self.model.with_config(command.spec.configure(changed, n_token))
 
-        points = {tuple(point.items()): command.at(settings, point) for point in command.points(settings)}
+        grid = command.points(settings)
+        points = {tuple(point.items()): command.at(settings, point) for point in grid}
         with mistakes_in_flags(command.flag_names):
             for changed in points.values():
                 configured(changed)
         done = []
         with open_record(command, self.call, self.world, self.device) as experiment:
-            swept = command.evaluation_in_words(settings, but=next(iter(command.points(settings))))
-            experiment.log(
-                "\n".join([*self.call.remarks, command.model_in_words(settings), f"{swept}, {EVAL_ROWS} rows"])
-            )
+            fixed = f"{command.evaluation_in_words(settings, but=grid[0])}, {EVAL_ROWS} rows"
+            experiment.log("\n".join([*self.call.remarks, command.model_in_words(settings), fixed]))
             for point in sweep(configured, points, self._held_out, experiment.log, world=self.world):
                 done.append(point.as_dict())
                 experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
