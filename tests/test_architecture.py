@@ -11,7 +11,7 @@ CODE = Path(__file__).parent.parent / "DEQModel"
 MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "system": set(),
     "modules": set(),
-    "utils": set(),
+    "utils": {"modules"},
     "models": {"system", "modules", "utils"},
     "data": {"system"},
     "config": {"system", "modules", "utils", "models", "data"},

@@ -24,6 +24,8 @@ REPORT = solve_report(sequence_residuals=(1e-4, 1e-4, 0.5, float("inf")))
 class Known(nn.Module):
     """Scores each target with its own value, and tells segments apart by a memory that counts them."""
 
+    memory_length = 5
+
     def __init__(self):
         super().__init__()
         self.calls = []

@@ -135,12 +135,13 @@ class CommandLine:
             # The vocabulary is not known yet; all else about a model need not wait for the corpus.
             self.spec.configure(whole, ANY_VOCABULARY)
 
-    def model_in_words(self, settings: Settings) -> str:
-        """The settings of a model that its score depends on, as flags; those of its solves are in the reports."""
+    def model_in_words(self, settings: Settings, but: Collection[str] = ()) -> str:
+        """The settings of a model that its score depends on, but for some, as flags; the reports tell of its solves."""
         own = [field.name for field in dataclasses.fields(self.spec.flags)]
         names = [name for name in ("dataset", *own) if self.flags[name].is_scored]
         names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != self.defaults[name]]
-        return self._in_words("model", {name: getattr(settings, name) for name in names}, self.spec.name)
+        values = {name: getattr(settings, name) for name in names if name not in but}
+        return self._in_words("model", values, self.spec.name)
 
     def evaluation_in_words(self, settings: Settings, but: Collection[str]) -> str:
         """The settings of solves and lengths that the score of an equilibrium depends on, but for some, as flags."""

@@ -92,7 +92,6 @@ class OptimisationSettings:
         ),
     )
     eval_tgt_len: int = flag(150, "length of an evaluation segment", least=1, sweeps=True)
-    mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
     varlen: bool = flag(False, "training segments of varying length")
     seed: int = flag(1111, "random seed", least=0, below=2**32)
 

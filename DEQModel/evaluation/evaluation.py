@@ -13,6 +13,7 @@ from torch import Tensor
 
 from config.depth import reported_options
 from config.settings import Settings
+from config.words import EVALUATION_LENGTHS, options
 from data.segments import Segment
 from evaluation.divided_solves import whole_solve
 from evaluation.report import EvaluationReport, SpectralRadius, bar_figures
@@ -68,10 +69,10 @@ def evaluate(
         if world.size > 1:
             depth = _of_parts(depth, team)
             batches = batches.only(team.rows(rows))
-        with enough_memory(f"the evaluation on {split}", "lower --eval_tgt_len or --mem_len"):
+        with enough_memory(f"the evaluation on {split}", f"lower {options(settings, *EVALUATION_LENGTHS)}"):
             sums = _read(model, batches, split, settings, depth, hidden=not team.is_first)
         if parts := team.gather(sums):
-            report = _report(parts, split, settings, depth)
+            report = _report(parts, split, settings, depth, model.memory_length)
     return world.of_first(report)
 
 
@@ -135,7 +136,7 @@ def _read(
     return sums
 
 
-def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth) -> EvaluationReport:
+def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth, memory: int) -> EvaluationReport:
     """The report over all rows, from the sums of each process, by rank."""
     nll = torch.cat([part.nll for part in parts])  # (B,)
     n_tokens = sum(part.n_tokens for part in parts)
@@ -150,7 +151,7 @@ def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth
         n_segments=parts[0].n_segments,
         rows=len(nll),
         segment=settings.eval_tgt_len,
-        memory=settings.mem_len,
+        memory=memory,
         shallow=depth.n if isinstance(depth, Applications) else None,
         solve=solve_summary(settings, solves) if solves.n_solves else None,
         radius=SpectralRadius.over(radii) if radii else None,
@@ -158,9 +159,9 @@ def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth
     )
 
 
-def is_under(report: EvaluationReport, settings: Settings) -> bool:
-    """Whether a report's lengths and solves are those that settings ask for."""
-    lengths = (report.segment, report.memory) == (settings.eval_tgt_len, settings.mem_len)
+def is_under(report: EvaluationReport, settings: Settings, memory: int) -> bool:
+    """Whether a report's lengths and solves are those that settings and a memory of this length ask for."""
+    lengths = (report.segment, report.memory) == (settings.eval_tgt_len, memory)
     if report.solve is None:
         return lengths
     solve = report.solve

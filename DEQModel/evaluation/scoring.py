@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.depth import evaluation_depth
+from config.words import EVALUATION_LENGTHS, options
 from data.batches import OrderedBatches
 from data.text_tokens import TextTokens
 from evaluation.evaluation import solve_summary
@@ -93,7 +94,7 @@ def score(
     reader = _Reader(trained, len(text) // rows, TokenScores.unscored(len(text)) if per_token else None)
     start = time.perf_counter()
     with (
-        enough_memory(f"scoring {text.name}", "lower --batch_size, --eval_tgt_len or --mem_len"),
+        enough_memory(f"scoring {text.name}", f"lower {options(trained.settings, 'batch_size', *EVALUATION_LENGTHS)}"),
         progress_bar(len(batches) * len(parts), "scoring") as bar,
     ):
         nll = torch.cat([reader.read(batches.only(part), part, bar) for part in parts]).tolist()
@@ -105,7 +106,7 @@ def score(
         n_segments=len(batches),
         rows=rows,
         segment=segment,
-        memory=trained.settings.mem_len,
+        memory=trained.model.memory_length,
         shallow=reader.depth.n if isinstance(reader.depth, Applications) else None,
         solve=solve_summary(trained.settings, reader.solves) if reader.solves.n_solves else None,
         radius=None,
@@ -142,7 +143,7 @@ class _Reader:
         for segment in segments:
             hidden = self.trained.model.hidden(segment.tokens, memory, self.depth)
             memory, states, targets = hidden.memory, hidden.states.flatten(0, 1), segment.targets
-            nll = head.nll(states, targets.flatten()).view(targets.shape)
+            nll = head.nll(hidden.states, targets)
             sums = sums + nll.sum(0, dtype=torch.float64)
             solve = hidden.solve and hidden.solve.forward
             self.solves.add(solve)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from config.words import options
 from evaluation.model_program import ModelProgram
 from evaluation.trained_model import TrainedModel
 from generation.generator import Generator
@@ -41,7 +42,9 @@ def run(argv: Sequence[str]) -> int:
     _remark(*trained.remarks, f"note: {unknown}" if unknown else "", _note_on_memory(trained))
     generator = Generator(trained, Sampling(own.temperature, own.top_k, own.top_p), own.seed)
     transcript, n_words, start = Transcript(trained.vocab, own.samples, own.seed), 0, time.perf_counter()
-    with enough_memory(f"--samples {own.samples}", "lower it, or --mem_len or --eval_tgt_len"):
+    with enough_memory(
+        f"--samples {own.samples}", f"lower it, or {options(trained.settings, 'mem_len', 'eval_tgt_len')}"
+    ):
         for draw in generator.draws(prompt, length=own.length, samples=own.samples, stop=stop):
             transcript.add(draw)
             n_words += 1
@@ -61,7 +64,7 @@ def _stop(word: str | None, trained: TrainedModel) -> int | None:
 
 
 def _note_on_memory(trained: TrainedModel) -> str:
-    if trained.settings.mem_len > 0:
+    if trained.model.memory_length > 0:
         return ""
     return "note: --mem_len is 0, so that new words see nothing of what is before them: pass that of training"
 

@@ -117,8 +117,9 @@ class Cell(Protocol[C]):
 
         Args:
             memory: the memory's states (B, M, D), M may be 0.
-            injection: u over memory and current positions (B, K, d_injection).
-            positions: what the cell needs to know of the keys' places.
+            injection: u over the current positions, and over the memory's where the cell asks for it (B, L or K,
+                d_injection).
+            positions: what the cell needs to know of the positions' places.
         """
 
     def __call__(self, z: Tensor, context: C) -> Tensor:
@@ -148,7 +149,7 @@ class Head(Protocol):
     """Scores of words from hidden states."""
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood in nats: (N, D), (N,) -> (N,)."""
+        """Negative log-likelihood in nats: (L, B, D), (L, B) -> (L, B)."""
 
     def log_prob(self, hidden: Tensor) -> Tensor:
         """Log-probability of every word: (N, D) -> (N, V)."""
@@ -187,10 +188,12 @@ class LanguageModel(nn.Module, ABC):
     Attributes:
         config: its settings. Parameters may depend on all but those whose flags say that they can be swept.
         head: scores hidden states.
+        memory_length: positions of the text that the memory tells of, at most.
     """
 
     config: Any
     head: Head
+    memory_length: int
 
     @abstractmethod
     def hidden(self, tokens: Tensor, memory: Memory | None, depth: Depth) -> Hidden:
@@ -218,8 +221,7 @@ class LanguageModel(nn.Module, ABC):
             targets: the ids that follow the tokens (L, B).
         """
         hidden = self.hidden(tokens, memory, depth)
-        nll = self.head.nll(hidden.states.flatten(0, 1), targets.flatten())
-        return LMOutput(nll.view(targets.shape), hidden.memory, hidden.solve)
+        return LMOutput(self.head.nll(hidden.states, targets), hidden.memory, hidden.solve)
 
     def with_config(self, config: Any) -> LanguageModel:
         """A model of these parameters under other settings that can be swept, such as the length of its memory."""

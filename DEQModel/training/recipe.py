@@ -168,7 +168,7 @@ class Work:
         done = []
         with open_record(command, self.call, self.world, self.device) as experiment:
             fixed = f"{command.evaluation_in_words(settings, but=grid[0])}, {EVAL_ROWS} rows"
-            experiment.log("\n".join([*self.call.remarks, command.model_in_words(settings), fixed]))
+            experiment.log("\n".join([*self.call.remarks, command.model_in_words(settings, but=grid[0]), fixed]))
             for point in sweep(configured, points, self._held_out, experiment.log, world=self.world):
                 done.append(point.as_dict())
                 experiment.results({"sweep": settings.sweep, "points": done}, SWEEP_FILE)
@@ -220,7 +220,11 @@ class Work:
         """
         experiment = trainer.experiment
         valid = trainer.restore_best()
-        found_so = trainer.best.is_of_now() and is_under(valid, self.settings) and not self._has_other_texts()
+        found_so = (
+            trainer.best.is_of_now()
+            and is_under(valid, self.settings, self.model.memory_length)
+            and not self._has_other_texts()
+        )
         if not self.world.of_first(found_so):
             experiment.log("the best model was found under other settings or on other texts: it is validated again")
             valid = self._evaluated(held_out, "valid", valid.shallow)

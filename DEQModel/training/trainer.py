@@ -9,6 +9,7 @@ import torch
 
 from config.depth import training_depth, validation_depth
 from config.settings import Settings
+from config.words import options
 from data.batches import OrderedBatches
 from data.segments import Segment, TrainingBatches, TrainingSegment
 from evaluation.evaluation import evaluate
@@ -181,7 +182,8 @@ class Trainer:
         charge = None if isinstance(depth, Applications) else self.penalty.at(progress.step)
         with enough_memory(
             f"step {progress.step + 1}: the update",
-            f"--batch_chunk {more} computes the batch in more parts, to the same end; or lower --tgt_len, --mem_len",
+            f"--batch_chunk {more} computes the batch in more parts, to the same end; or lower "
+            f"{options(self.settings, 'tgt_len', 'mem_len')}",
         ):
             update = self.updater(batch, self.memory.chunks, depth, charge)
         progress.step += 1

@@ -89,22 +89,22 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
         """−log p(targets | hidden), in the order of the tokens.
 
         Args:
-            hidden: (N, D) floating point.
-            targets: (N,) int64 word ids.
+            hidden: (…, D) floating point.
+            targets: (…) int64 word ids, N in all.
 
         Returns:
-            (N,), in float32 where the logits are of half precision.
+            (…), in float32 where the logits are of half precision.
 
         Raises:
             ValueError: for a target outside the vocabulary.
         """
         # Sorted by target, a bin's tokens are neighbours, and one transfer tells the host where each bin begins.
-        ordered, order = targets.sort(stable=True)
+        ordered, order = targets.flatten().sort(stable=True)
         starts = torch.searchsorted(ordered, self.edges).tolist()
-        if starts[0] > 0 or starts[-1] < len(targets):
+        if starts[0] > 0 or starts[-1] < targets.numel():
             raise ValueError(f"targets must lie in 0 … {sum(self.bin_sizes) - 1}")
         counts = [end - start for start, end in pairwise(starts)]
-        hidden = hidden.index_select(0, order)
+        hidden = hidden.flatten(0, -2).index_select(0, order)
         layers = self._layers()
 
         head_logits = self._head_logits(hidden, *layers[0])
@@ -118,7 +118,7 @@ class ProjectedAdaptiveLogSoftmax(nn.Module):
                 logits = F.linear(self._project(i, rows), *layers[i])
                 tails.append(_cross_entropy(logits, in_bin[i] - self.first_words[i]))
             nll = nll + torch.cat(tails)
-        return torch.empty_like(nll).index_copy(0, order, nll)
+        return torch.empty_like(nll).index_copy(0, order, nll).view(targets.shape)
 
     def log_prob(self, hidden: Tensor) -> Tensor:
         """log p of every word: (N, D) -> (N, V)."""

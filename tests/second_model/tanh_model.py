@@ -53,6 +53,8 @@ class TanhConfig:
 
 
 class TanhLM(LanguageModel):
+    memory_length = 1
+
     def __init__(self, config: TanhConfig):
         super().__init__()
         self.config = config

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.bins import BinFlags
 from models.transformers.initialisation import INITIALISERS
-from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, Need, Note, flag
+from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, Need, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
@@ -18,7 +19,7 @@ def _initialiser(setting: str, name: str) -> Need:
 
 
 @dataclass(frozen=True)
-class DEQTransformerFlags:
+class DEQTransformerFlags(BinFlags):
     """The settings that the model has beside those that all models share."""
 
     n_head: int = flag(10, "attention heads", least=1, fixed=ITS_SHAPE)
@@ -37,29 +38,6 @@ class DEQTransformerFlags:
     dropout: float = flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
     dropatt: float = flag(0.0, "dropout on attention weights", least=0, below=1)
     out_dropout: str = flag("position", "what the output dropout drops whole", choices=OUT_DROPOUTS, listed=False)
-    not_tied: bool = flag(False, "separate embedding and softmax weights", fixed=ITS_SHAPE)
-    adaptive: bool = flag(False, "adaptive embedding and softmax", fixed=ITS_SHAPE)
-    cutoffs: tuple[int, ...] | None = flag(
-        None,
-        "word ids at which the bins of --adaptive start; needed with --adaptive, default 20000 40000 200000 for wt103",
-        kind=int,
-        several=True,
-        least=1,
-        below=2**31,
-        listed=False,
-        needs=(Need("--adaptive", lambda s: s.adaptive),),
-        fixed=ITS_SHAPE,
-    )
-    div_val: int = flag(
-        1,
-        "bin i of --adaptive has embeddings of width d_embed // div_val**i",
-        least=1,
-        note=Note(
-            lambda s: s.div_val > 1 and not s.adaptive,
-            "without --adaptive there are no bins to divide; it only adds a projection",
-        ),
-        fixed=ITS_SHAPE,
-    )
     pre_lnorm: bool = flag(
         False,
         "layer norm before each sublayer, not after; nothing then pulls the state back, so that there is rarely an "
@@ -74,6 +52,7 @@ class DEQTransformerFlags:
         fixed=TRAINED_WITH,
     )
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
+    mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
     same_length: bool = flag(False, "every token attends over the same number of keys", scored=True)
     attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)

@@ -67,6 +67,11 @@ class DEQTransformerLM(LanguageModel):
         """The adaptive softmax."""
         return self.crit
 
+    @property
+    def memory_length(self) -> int:
+        """M, at most."""
+        return self.config.mem_len
+
     def embedding_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the adaptive embedding; softmax weights that are tied to it are among them."""
         return self.word_emb.parameters()

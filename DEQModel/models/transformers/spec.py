@@ -4,27 +4,20 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from models.bins import resolved_cutoffs
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
 from models.transformers.initialisation import initialise_parameters
 from models.transformers.model import DEQTransformerLM
 from models.transformers.weights import DEQTransformerWeights
 
-DEFAULT_CUTOFFS = {"wt103": (20000, 40000, 200000)}
 INITIALISATION = ("init", "init_range", "init_std", "proj_init_std", "emb_init", "emb_init_range")
 
 
 def resolve(settings: Any) -> Mapping[str, Any]:
     """d_embed and cutoffs, whose defaults rest on other settings."""
-    cutoffs = settings.cutoffs
-    if cutoffs is None:
-        cutoffs = DEFAULT_CUTOFFS.get(settings.dataset) if settings.adaptive else ()
-    if cutoffs is None:
-        raise ValueError(
-            f"`adaptive` needs `cutoffs` with `dataset` {settings.dataset}: "
-            "pass the word ids at which its bins start, such as `cutoffs` 2500 10000"
-        )
-    return {"cutoffs": cutoffs, "d_embed": settings.d_model if settings.d_embed == -1 else settings.d_embed}
+    d_embed = settings.d_model if settings.d_embed == -1 else settings.d_embed
+    return {**resolved_cutoffs(settings), "d_embed": d_embed}
 
 
 def configure(settings: Any, n_token: int) -> DEQTransformerConfig:

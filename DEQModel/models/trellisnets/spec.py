@@ -1,0 +1,28 @@
+"""The DEQ-TrellisNet as the training recipe knows it."""
+
+from dataclasses import fields
+from typing import Any
+
+from models.bins import resolved_cutoffs
+from models.protocol import ModelSpec
+from models.trellisnets.config import DEQTrellisNetConfig, DEQTrellisNetFlags
+from models.trellisnets.model import DEQTrellisNetLM, initialise_parameters
+from models.trellisnets.weights import DEQTrellisNetWeights
+
+
+def configure(settings: Any, n_token: int) -> DEQTrellisNetConfig:
+    """The configuration that settings and a vocabulary come to."""
+    own = vars(settings)
+    shared = {field.name: own[field.name] for field in fields(DEQTrellisNetConfig) if field.name in own}
+    return DEQTrellisNetConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+
+
+SPEC = ModelSpec(
+    name="DEQ-TrellisNet",
+    flags=DEQTrellisNetFlags,
+    resolve=resolved_cutoffs,
+    configure=configure,
+    build=DEQTrellisNetLM,
+    initialise=lambda model, settings: initialise_parameters(model),
+    weights=DEQTrellisNetWeights(),
+)
