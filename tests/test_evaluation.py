@@ -49,7 +49,7 @@ def batches(n_tokens: int, length: int) -> tuple[np.ndarray, OrderedBatches]:
 def test_loss_is_the_mean_over_all_targets_however_segments_are_cut():
     ids, segments = batches(4 * 26 + 3, 7)  # 25 targets a row: 7 + 7 + 7 + 4
     model = Known()
-    report = evaluate(model, segments, "valid", Settings(eval_tgt_len=7, mem_len=5), SOLVES)
+    report = evaluate(model, segments, "valid", Settings(eval_tgt_len=7), SOLVES)
     assert report.loss == pytest.approx(ids[: 4 * 26].reshape(4, 26)[:, 1:].mean(), rel=1e-12)
     assert report.perplexity == pytest.approx(math.exp(report.loss))
     assert (report.n_tokens, report.n_segments, report.rows) == (100, 4, 4)
@@ -60,7 +60,7 @@ def test_loss_is_the_mean_over_all_targets_however_segments_are_cut():
 
 def test_report_names_what_the_number_depends_on():
     _, segments = batches(400, 7)
-    settings = Settings(eval_tgt_len=7, mem_len=5, solver="broyden", f_thres=9, f_eps=0.01, stop_mode="abs")
+    settings = Settings(eval_tgt_len=7, solver="broyden", f_thres=9, f_eps=0.01, stop_mode="abs")
     text = str(evaluate(Known(), segments, "test", settings, SOLVES))
     for part in (
         "test: perplexity",
