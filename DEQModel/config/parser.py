@@ -88,7 +88,8 @@ def _add(group: argparse._ArgumentGroup, name: str, flag: Flag, default: Any) ->
         group.add_argument(option, dest=name, action="store_true", help=help)
         group.add_argument(f"{OFF}{option[2:]}", dest=name, action="store_false", help=argparse.SUPPRESS)
     else:
-        group.add_argument(option, dest=name, **_argument(flag, default))
+        spellings = [option, flag.also] if flag.also else [option]
+        group.add_argument(*spellings, dest=name, **_argument(flag, default))
 
 
 def _argument(flag: Flag, default: Any) -> dict[str, Any]:
@@ -170,7 +171,8 @@ def expand(arguments: Sequence[str], flags: Mapping[str, Flag]) -> list[str]:
     """
     tiers = [
         ["--help"] + [flag.option(name) for name, flag in flags.items() if flag.listed],
-        [flag.option(name) for name, flag in flags.items() if not flag.listed],
+        [flag.option(name) for name, flag in flags.items() if not flag.listed]
+        + [flag.also for flag in flags.values() if flag.also],
         [f"{OFF}{flag.option(name)[2:]}" for name, flag in flags.items() if flag.is_switch],
     ]
     expanded = []

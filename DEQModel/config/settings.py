@@ -87,6 +87,7 @@ class OptimisationSettings:
         150,
         "length of a training segment",
         least=1,
+        also="--seq_len",
         note=Note(
             lambda s: s.varlen and s.tgt_len < SHORTEST, f"segments of varying length have {SHORTEST} tokens or more"
         ),

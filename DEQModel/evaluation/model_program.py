@@ -92,9 +92,7 @@ class ModelProgram(Generic[Own]):
             self.name.removesuffix(".py"): self.own,
             "model": ModelSource,
             "evaluation (default: as the model was evaluated in its run)": _settings("Evaluation", others),
-            "of a --load without a description beside it (default: those of train_transformer.py)": _settings(
-                "Weights", of_weights
-            ),
+            "of a --load without a description beside it (default: as in training)": _settings("Weights", of_weights),
         }
         parser = Parser(self.name, self.description, groups)
         parser.usage = f"%(prog)s {self.usage} [flags]"

@@ -99,8 +99,10 @@ class TrainedModel:
 
 def _spec(weights: Path) -> ModelSpec:
     description = ModelDescription.beside(weights)
-    if description is None:
-        return next(iter(MODELS.values()))  # files of published models have nothing beside them
+    if description is None:  # files of published models have nothing beside them
+        state = load_state_dict(weights)
+        recognising = (spec for spec in MODELS.values() if spec.weights.recognises(state))
+        return next(recognising, next(iter(MODELS.values())))
     if description.model not in MODELS:
         known = ", ".join(MODELS)
         raise UserError(f"{weights} is of a {description.model}, which this program does not know: it knows {known}")

@@ -233,6 +233,9 @@ class LanguageModel(nn.Module, ABC):
 class WeightsAdapter(Protocol):
     """What only a model knows about files of its weights."""
 
+    def recognises(self, state: dict[str, Tensor]) -> bool:
+        """Whether a state dict of any generation is of such a model, going by its names."""
+
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of any generation under the current names and shapes."""
 

@@ -60,6 +60,7 @@ class Flag:
         least: smallest value allowed; or_exactly: one value outside the range that is allowed all the same.
         above, below: values must be larger, smaller than this.
         spelling: where the flag is not "--" + the setting's name.
+        also: another spelling, of older scripts.
         listed: one of the flags whose abbreviations existing scripts may use.
         needs: what it has no effect without; it is refused there.
         serves: likewise, but in training it is only remarked on, as scripts of old may pass it all the same.
@@ -83,6 +84,7 @@ class Flag:
     above: float | None = None
     below: float | None = None
     spelling: str | None = None
+    also: str | None = None
     listed: bool = True
     needs: tuple[Need, ...] = ()
     serves: Need | None = None

@@ -77,6 +77,9 @@ class TanhLM(LanguageModel):
 
 
 class Weights:
+    def recognises(self, state):
+        return "cell.weight" in state
+
     def modern(self, state):
         return {name.removeprefix("old."): value for name, value in state.items()}
 

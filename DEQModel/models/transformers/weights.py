@@ -54,6 +54,10 @@ class ShownSettings(ShownBins):
 class DEQTransformerWeights:
     """Reads files of DEQ-Transformer weights, of either generation."""
 
+    def recognises(self, state: dict[str, Tensor]) -> bool:
+        """Whether it has the attention of the cell."""
+        return "func.dec_attn.r_w_bias" in without_wrapper(state)
+
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights as the current generation stores them; its own state dicts stay as they are.
 

@@ -62,6 +62,10 @@ class ShownSettings:
 class DEQTrellisNetWeights:
     """Reads files of DEQ-TrellisNet weights, of either generation."""
 
+    def recognises(self, state: dict[str, Tensor]) -> bool:
+        """Whether it has the convolution of the cell."""
+        return "trellisnet.func.full_conv.bias" in without_wrapper(state)
+
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights as the current generation stores them: without the copies of the cell that 2020's have."""
         state = without_wrapper(state)
