@@ -281,3 +281,12 @@ def test_a_file_of_other_settings_is_refused(changes, message):
 def test_a_file_of_another_model_is_refused():
     with pytest.raises(ValueError, match="pass the state dict of a DEQ-TrellisNet"):
         DEQTrellisNetWeights().check({"func.dec_attn.r_w_bias": torch.zeros(2, 2)}, CONFIG)
+
+
+def test_latents_of_a_mixture_have_a_mask_a_sequence():
+    model = build(n_experts=3, nout=5, dropoutl=0.5).train()
+    nll = model.head.nll(torch.ones(L, 40, 5).double(), torch.zeros(L, 40, dtype=torch.int64))
+    assert torch.equal(nll, nll[:1].expand(L, -1))
+    assert len(nll[0].unique()) > 20
+    model.eval()
+    assert len(model.head.nll(torch.ones(L, 40, 5).double(), torch.zeros(L, 40, dtype=torch.int64)).unique()) == 1
