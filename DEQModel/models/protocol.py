@@ -165,9 +165,10 @@ class Problem(NamedTuple):
 class Hidden:
     """What a segment comes to before the head."""
 
-    states: Tensor  # (L, B, D)
+    states: Tensor  # (L, B, D), after the output dropout
     memory: Memory
     solve: SolveInfo | None  # None where nothing was solved
+    raw: Tensor  # (L, B, D), the states before the output dropout
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class LMOutput:
     nll: Tensor  # (L, B), negative log-likelihood of each target in nats
     memory: Memory
     solve: SolveInfo | None
+    states: Tensor  # (L, B, D), after the output dropout
+    raw: Tensor  # (L, B, D), before it
 
 
 class LanguageModel(nn.Module, ABC):
@@ -219,7 +222,7 @@ class LanguageModel(nn.Module, ABC):
         """
         hidden = self.hidden(tokens, memory, depth)
         nll = self.head.nll(hidden.states.flatten(0, 1), targets.flatten())
-        return LMOutput(nll.view(targets.shape), hidden.memory, hidden.solve)
+        return LMOutput(nll.view(targets.shape), hidden.memory, hidden.solve, hidden.states, hidden.raw)
 
     def with_config(self, config: Any) -> LanguageModel:
         """A model of these parameters under other settings that can be swept, such as the length of its memory."""
