@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diverging import at_updates, skipped, validating
+from diverging import at_updates, ruined, skipped, validating
 from stopped_runs import content, restart, signal_in_update
 from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
 
@@ -121,3 +121,14 @@ def test_a_run_of_plain_sgd_may_begin_to_wait_for_the_trigger(place, tmp_path):
         rest = restart(cut.folder, "--asgd --nonmono 0")
     assert "changed: --asgd is True, was False" in rest.out
     assert BEGINS in rest.log, "the fourth is above the third"
+
+
+def test_a_run_that_goes_back_after_it_has_diverged_averages_from_there(place, tmp_path):
+    outcome, _ = trained(place, tmp_path, "--max_bad_steps 1", stack=[ruined(5)])
+    assert outcome.status == 2
+    assert "--restart goes back to step 4" in outcome.err
+    with validating(*LOSSES[3:]):  # the checkpoint is from before its validation
+        rest = restart(outcome.folder, "--lr 0.1")
+    assert rest.status == 0, rest.err
+    assert int(content(rest.folder)["average"]["weights"]["n_averaged"]) == 3
+    assert all(value.isfinite().all() for value in rest.weights.values())
