@@ -177,6 +177,15 @@ def test_changed_rate_holds_from_the_first_update_on(stopped):
     assert_same(content(stopped)["model"], before)
 
 
+def test_a_changed_rate_counts_and_not_the_one_that_had_been_annealed(place):
+    folder = call(flags(place, f"{WORSE} --anneal 1", "annealing")).folder
+    falls = content(folder)["annealing"]["falls"]
+    assert falls > 0
+    for further, rate in (("--max_step 11 --anneal 9", 30 / 10**falls), ("--max_step 12 --lr 0.5", 0.5)):
+        assert restart(folder, further).status == 0
+        assert content(folder)["optimizer"]["param_groups"][0]["lr"] == rate
+
+
 @pytest.mark.parametrize(
     ("further", "parts"),
     [
