@@ -38,6 +38,11 @@ def rates(outcome: Outcome) -> list[float]:
     return [float(rate) for rate in re.findall(r" step .* lr (\S+) ", outcome.log)]
 
 
+def validations(outcome: Outcome) -> list[str]:
+    """Losses of the validations."""
+    return re.findall(r" valid loss (\S+)", outcome.log)
+
+
 def logged_steps(outcome: Outcome, what: str) -> list[float]:
     """Mean steps of the forward or backward solves, one number a log line."""
     return [float(steps) for steps in re.findall(rf" left .*\b{what[0]} ([\d.]+) ", outcome.log)]
@@ -73,6 +78,7 @@ EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
 BACKWARD = "         backward "  # the row of the backward solves, under a validation
 BINS = "--adaptive --cutoffs 8 16"
 PLATEAU = "--scheduler dev_perf --eval-interval 1 --log-interval 1 --lr 1e-9 --max_step 5"
+WORSE = "--optim SGD --lr 30 --clip 1 --scheduler constant --eval-interval 1 --log-interval 1"  # from step to step
 EFFECTS = {
     "data": Effect("--data {place}/other", lambda a, b: "25 words" in a.out and "31 words" in b.out),
     "dataset": Effect("--dataset ptb", lambda a, b: "25 words" in a.out and "13 words" in b.out),
@@ -171,6 +177,28 @@ EFFECTS = {
     "lr_min": Effect("--lr_min 4e-10", lambda a, b: min(rates(a)) < 3e-10 and min(rates(b)) == 4e-10, PLATEAU),
     "patience": Effect("--patience 2", lambda a, b: rates(a)[3] < 1e-9 and rates(b)[3] == 1e-9, PLATEAU),
     "eta_min": Effect("--eta_min 0.005", lambda a, b: min(rates(b)) > 0.005 > min(rates(a)), "--log-interval 1"),
+    "when": Effect(
+        "--when 2 3",
+        lambda a, b: rates(a) == [0.01] * 4 and rates(b) == [0.01, 0.01, 0.001, 0.0001],
+        "--scheduler constant --log-interval 1",
+    ),
+    "anneal": Effect("--anneal 1", lambda a, b: rates(a) == [30.0] * 4 and rates(b) == [30.0, 30.0, 30.0, 3.0], WORSE),
+    "asgd": Effect(
+        "--asgd --nonmono 0",
+        lambda a, b: "weights are averaged" in b.log and "averaged" not in a.log and validations(a) != validations(b),
+        WORSE,
+    ),
+    "nonmono": Effect(
+        "--nonmono 1",
+        lambda a, b: ["step 2 the weights" in run.log for run in (a, b)] == [True, False],
+        f"{WORSE} --asgd --nonmono 0",
+    ),
+    "alpha": Effect(
+        "--alpha 2", lambda a, b: "activations" in b.log and "activations" not in a.log and learned_otherwise(a, b)
+    ),
+    "beta": Effect(
+        "--beta 2", lambda a, b: "activations" in b.log and "activations" not in a.log and learned_otherwise(a, b)
+    ),
     "weight_decay": Effect("--weight_decay 0.1", learned_otherwise),
     "clip": Effect("--clip 1e-7", lambda a, b: moved(b, INJECTION) < 1e-7 < moved(a, INJECTION), "--optim SGD --lr 1"),
     "clip_nonemb": Effect(

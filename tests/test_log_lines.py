@@ -138,6 +138,12 @@ def test_a_validation_tells_of_skipped_and_penalised_updates():
     )
 
 
+def test_a_validation_tells_of_the_activation_penalty():
+    window = dataclasses.replace(published(), regularised=4, activation_loss=1.0)
+    (line,) = [line for line in validation(window=window) if "updates" in line]
+    assert line.endswith("gradient 0.312, activations 0.25")
+
+
 def test_lines_of_a_validation_are_narrow_whatever_happens():
     reasons = tuple(Termination)
     shares = {reason.name.lower(): 1 / len(reasons) for reason in reasons}

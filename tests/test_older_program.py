@@ -14,6 +14,8 @@ def test_a_run_of_the_older_program_ends_as_it_would_have_ended_there(tmp_path):
     outcome = call(f"--restart --restart_dir {folder} --data {write_corpus(tmp_path / 'corpus')}")
     assert outcome.status == 0, outcome.err
     assert "resumed at step 6, epoch 1" in outcome.out
+    for flag in ("--alpha", "--beta", "--asgd", "--nonmono", "--when", "--anneal"):
+        assert f"note: the run's program had no {flag}: it goes on with the default" in outcome.out
     assert "end of shallow stage" in outcome.log, "the log of before is kept"
     assert outcome.results["training"]["updates"] == 10
     expected = torch.load(OLDER / "expected.pkl", weights_only=True)

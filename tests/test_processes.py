@@ -19,9 +19,11 @@ KINDS = {
     "--eval-interval 10",
     "stages": "--pretrain_steps 9 --f_thres 6 --b_thres 6 --stop_scope sequence --solver broyden --scheduler dev_perf "
     "--eval-interval 4",
+    "averaged": "--optim SGD --lr 3 --scheduler constant --asgd --nonmono 0 --anneal 2 --eval-interval 2 --f_thres 6 "
+    "--b_thres 6",
     # chunks stop their solves on their own, and are cut otherwise from a process's rows than from all
     "chunks": "--batch_size 7 --batch_chunk 2 --f_thres 6 --b_thres 6 --stop_scope sequence --solver broyden "
-    "--eval-interval 10",
+    "--alpha 1 --beta 2 --eval-interval 10",
 }
 LOOSE = {
     "dropout": "--dropout 0.1 --dropatt 0.1 --f_thres 6 --b_thres 6",
@@ -61,9 +63,10 @@ def test_losses_and_weights_are_those_of_one_process(kind, n, runs):
     assert len(losses(one)) == 20
     assert losses(several) == pytest.approx(losses(one), abs=1e-6)
     mine, theirs = checkpoint(several), checkpoint(one)
-    for part in ("model", "optimizer", "memory"):
+    for part in ("model", "optimizer", "memory", "average"):
         assert_close(mine[part], theirs[part])
     assert mine["model"]["word_emb.emb_layers.0.weight"].dtype == torch.float64
+    assert (mine["average"]["weights"] is not None) == (kind == "averaged")
     assert mine["best"]["loss"] == pytest.approx(theirs["best"]["loss"], abs=1e-6)
     assert mine["best"]["n_tokens"] == theirs["best"]["n_tokens"]
     assert (mine["best"]["rows"], mine["step"], mine["position"]) == (4, 20, theirs["position"])

@@ -16,6 +16,7 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.kept_checkpoints import KeptCheckpoints
 from training.trainer import Trainer
 
+WORSE = "--optim SGD --lr 30 --clip 1 --scheduler constant --eval-interval 2"  # from validation to validation
 KINDS = {
     "shallow": "--pretrain_steps 20 --dropout 0.1 --dropatt 0.1",
     "both-stages": "--pretrain_steps 5 --dropout 0.1 --solver broyden",
@@ -25,6 +26,8 @@ KINDS = {
     "bins": "--adaptive --cutoffs 8 16 --div_val 2 --wnorm --clip_nonemb",
     "inv_sqrt": "--scheduler inv_sqrt --warmup_step 4 --optim RAdam --weight_decay 0.1",
     "dev_perf": "--scheduler dev_perf --eval-interval 2 --lr 1e-6 --optim SGD --save_interval 3",
+    "averaged": f"{WORSE} --asgd --nonmono 0 --alpha 1 --beta 1 --weight_decay 0.01 --dropout 0.1",
+    "annealed": f"{WORSE} --anneal 1 --when 7 --save_interval 3",
     "constant": "--scheduler constant --optim Adagrad",
     "cosine": "--scheduler cosine --warmup_step 4 --eta_min 0.001 --optim RMSprop --mem_len 0",
 }
@@ -49,6 +52,8 @@ def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
     assert_same(mine, theirs)
     assert told(folder) == told(whole.folder)
     assert curves(folder) == curves(whole.folder)
+    assert (mine["average"]["weights"] is not None) == (kind == "averaged")
+    assert (mine["annealing"]["falls"] > 0) == (kind == "annealed")
     a, b = last.results, whole.results
     assert (a["test"]["loss"], a["valid"]["loss"]) == (b["test"]["loss"], b["valid"]["loss"])
     assert a["training"]["updates"] == b["training"]["updates"] == 10
@@ -170,6 +175,15 @@ def test_changed_rate_holds_from_the_first_update_on(stopped):
     restart(stopped, "--lr 1e-30 --scheduler constant --max_step 7")
     assert content(stopped)["step"] == 7
     assert_same(content(stopped)["model"], before)
+
+
+def test_a_changed_rate_counts_and_not_the_one_that_had_been_annealed(place):
+    folder = call(flags(place, f"{WORSE} --anneal 1", "annealing")).folder
+    falls = content(folder)["annealing"]["falls"]
+    assert falls > 0
+    for further, rate in (("--max_step 11 --anneal 9", 30 / 10**falls), ("--max_step 12 --lr 0.5", 0.5)):
+        assert restart(folder, further).status == 0
+        assert content(folder)["optimizer"]["param_groups"][0]["lr"] == rate
 
 
 @pytest.mark.parametrize(

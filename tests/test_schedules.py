@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from utils.schedules import Plateau, Schedule
+from utils.schedules import Annealing, Patience, Plateau, Schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "inv_sqrt", "constant", "dev_perf"])
@@ -62,3 +62,39 @@ def test_plateau_is_torchs(patience, lr_min):
 def test_plateau_never_raises_the_rate():
     plateau = Plateau(0.1, 0.5, lr_min=0.2, patience=0, best=1.0)
     assert plateau.after(2.0).lr == 0.1
+
+
+@pytest.mark.parametrize("kind", ["cosine", "inv_sqrt", "constant", "dev_perf"])
+def test_steps_at_which_the_rate_is_divided_by_10(kind):
+    plain, falling = (Schedule(kind, lr=0.3, warmup_step=4, max_step=50, when=when) for when in ((), (20, 10, 40)))
+    for step, factor in ((0, 1), (9, 1), (10, 10), (19, 10), (20, 100), (39, 100), (40, 1000), (60, 1000)):
+        assert falling(step) == plain(step) / factor
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 5])
+def test_a_validation_without_progress_is_above_the_best_of_those_more_than_n_old(n):
+    rng, patience, losses, told = random.Random(n), Patience(n), [], []
+    for i in range(40):
+        loss = 5 - 0.1 * i + rng.gauss(0, 0.5)
+        told.append(patience.ends_with(loss))
+        assert told[-1] == any(loss > before for age, before in enumerate(reversed(losses), start=1) if age > n)
+        patience = patience.after(loss)
+        losses.append(loss)
+    assert len(set(told)) == 2
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_no_progress(loss):
+    patience = Patience(0).after(2.0)
+    assert patience.ends_with(loss)
+    assert not patience.after(loss).ends_with(1.0)
+    assert not Patience(0).after(loss).ends_with(1.0)
+
+
+def test_annealing_waits_anew_after_each_fall_and_compares_with_the_best_of_all():
+    annealing, falls = Annealing(Patience(2)), []
+    for loss in (3.0, 2.0, 2.5, 2.5, 2.5, 2.1, 2.1, 2.1, 1.9, 2.5, 2.5, 2.5):
+        annealing = annealing.after(loss)
+        falls.append(annealing.falls)
+    # 2.0 is three validations old at the fifth, counts as one of then, and is three old at the eighth and eleventh
+    assert falls == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]

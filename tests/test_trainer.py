@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diverging import validating
 from reports import solve_report
 from torch import nn
 
@@ -124,6 +125,16 @@ def test_dev_perf_lowers_the_rate_from_the_end_of_the_warmup():
     run.validate = lambda: (validate(), rates.append(run.updater.optimizer.param_groups[0]["lr"]))
     run.train()
     assert rates == pytest.approx([0.5e-9, 1e-9, 0.5e-9, 0.25e-9, 0.125e-9, 0.0625e-9])
+
+
+def test_annealing_compares_validations_of_one_stage_alone_and_after_the_warmup():
+    run = trainer(scheduler="constant", lr=0.4, anneal=1, warmup_step=2, pretrain_steps=3, eval_interval=1, max_step=7)
+    rates = []
+    validate = run.validate
+    run.validate = lambda: (validate(), rates.append(run.updater.optimizer.param_groups[0]["lr"]))
+    with validating(0.5, 1.0, 2.0, 3.0, 2.0, 4.0, 4.0):
+        run.train()
+    assert rates == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.4, 0.04, 0.04])
 
 
 def broken_in(run: Trainer, steps: set[int], value: float) -> Trainer:

@@ -77,6 +77,48 @@ class OptimisationSettings:
         ),
         serves=_scheduler("cosine"),
     )
+    when: tuple[int, ...] = flag(
+        (),
+        "steps (optimizer updates, not epochs) at which the learning rate is divided by 10",
+        kind=int,
+        several=True,
+        least=1,
+        listed=False,
+    )
+    anneal: int = flag(
+        0,
+        "divide the learning rate by 10 after a validation whose loss is above the best of those more than this many "
+        "validations old; 0 means never",
+        least=0,
+        listed=False,
+    )
+    asgd: bool = flag(
+        False,
+        "averaged SGD: from a validation without progress on, the mean of the weights is validated and kept",
+        listed=False,
+        needs=(Need("--optim SGD", lambda s: s.optim == "SGD"),),
+    )
+    nonmono: int = flag(
+        5,
+        "averaging begins after a validation whose loss is above the best of those more than this many validations old",
+        least=0,
+        listed=False,
+        needs=(Need("--asgd", lambda s: s.asgd),),
+    )
+    alpha: float = flag(
+        0.0,
+        "weight of the mean square of the states after the output dropout (AR)",
+        least=0,
+        below=IN_FLOAT32,
+        listed=False,
+    )
+    beta: float = flag(
+        0.0,
+        "weight of the mean square of the difference between the states of adjacent tokens (TAR)",
+        least=0,
+        below=IN_FLOAT32,
+        listed=False,
+    )
     weight_decay: float = flag(0.0, "weight decay (decoupled with RAdam)", least=0, below=IN_FLOAT32)
     clip: float = flag(0.25, "largest global norm of the gradient", above=0)
     clip_nonemb: bool = flag(False, "leave the embeddings out of the clipping")

@@ -166,9 +166,10 @@ class Problem(NamedTuple):
 class Hidden:
     """What a segment comes to before the head."""
 
-    states: Tensor  # (L, B, D)
+    states: Tensor  # (L, B, D), after the output dropout
     memory: Memory
     solve: SolveInfo | None  # None where nothing was solved
+    raw: Tensor  # (L, B, D), the states before the output dropout
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class LMOutput:
     nll: Tensor  # (L, B), negative log-likelihood of each target in nats
     memory: Memory
     solve: SolveInfo | None
+    states: Tensor  # (L, B, D), after the output dropout
+    raw: Tensor  # (L, B, D), before it
 
 
 class LanguageModel(nn.Module, ABC):
@@ -221,7 +224,8 @@ class LanguageModel(nn.Module, ABC):
             targets: the ids that follow the tokens (L, B).
         """
         hidden = self.hidden(tokens, memory, depth)
-        return LMOutput(self.head.nll(hidden.states, targets), hidden.memory, hidden.solve)
+        nll = self.head.nll(hidden.states, targets)
+        return LMOutput(nll, hidden.memory, hidden.solve, hidden.states, hidden.raw)
 
     def with_config(self, config: Any) -> LanguageModel:
         """A model of these parameters under other settings that can be swept, such as the length of its memory."""

@@ -17,6 +17,7 @@ PREVIOUS_FILE = "checkpoint.previous.pt"  # one from before, for when the newest
 UNDER_WAY = "checkpoint.new.pt"
 FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
 HEADER = ("format", "settings", "corpus", "step", "log_end")  # what is read before all parts are there
+ADDED = ("annealing", "average")  # entries that older programs did not write: their parts do without
 REMEDY = "pass the folder of a run that has a sound checkpoint, or start a new run from weights with --load FILE.pkl"
 
 
@@ -116,7 +117,7 @@ class Checkpoint:
     def _of(cls, content: object, path: Path, entries: Collection[str], signature: str | None) -> "Checkpoint":
         if not isinstance(content, Mapping) or not _has_header(content):
             raise UserError(f"{path} is no checkpoint of a training run: {REMEDY}")
-        if content["format"] != FORMAT or content.keys() != {*HEADER, *entries}:
+        if content["format"] != FORMAT or {*content, *ADDED} != {*HEADER, *entries, *ADDED}:
             raise UserError(
                 f"{path} has format {content['format']}, this version reads format {FORMAT}: go on with the version "
                 "that wrote it, or start a new run from its weights with --load model_state_dict.pkl"

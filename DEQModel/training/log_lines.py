@@ -108,4 +108,6 @@ def _of_all_updates(window: Window, epoch: int) -> str:
     parts.append(f"gradient {plain(window.norm)}")
     if window.penalised:
         parts.append(f"jacobian {plain(window.jacobian_loss / window.penalised)} in {window.penalised} updates")
+    if window.regularised:
+        parts.append(f"activations {plain(window.activation_loss / window.regularised)}")
     return ", ".join(parts)

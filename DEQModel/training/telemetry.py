@@ -26,6 +26,8 @@ class Window:
     seconds: float = 0.0
     penalised: int = 0  # updates with the Jacobian penalty
     jacobian_loss: float = 0.0
+    regularised: int = 0  # updates with the activation penalty
+    activation_loss: float = 0.0
     forward: SolveStatistics = field(default_factory=SolveStatistics)
     backward: SolveStatistics = field(default_factory=SolveStatistics)
 
@@ -46,6 +48,9 @@ class Window:
         if update.jacobian_loss is not None:
             self.penalised += 1
             self.jacobian_loss += update.jacobian_loss
+        if update.activation_loss is not None:
+            self.regularised += 1
+            self.activation_loss += update.activation_loss
 
     def as_dict(self) -> dict[str, Any]:
         """The sums as plain values, for a file."""
@@ -80,7 +85,11 @@ class Window:
 
     def scalars(self) -> dict[str, float]:
         """The means, by the names of their curves."""
-        penalty = {"train/jacobian_loss": self.jacobian_loss / self.penalised} if self.penalised else {}
+        penalties = {}
+        if self.penalised:
+            penalties["train/jacobian_loss"] = self.jacobian_loss / self.penalised
+        if self.regularised:
+            penalties["train/activation_loss"] = self.activation_loss / self.regularised
         return {
             "train/loss": self.loss,
             "train/perplexity": perplexity(self.loss),
@@ -89,7 +98,7 @@ class Window:
             "train/tokens_per_second": self.speed,
             "train/ms_per_step": 1000 * self.seconds_per_update,
             "train/skipped_updates": self.skipped,
-            **penalty,
+            **penalties,
             **self.forward.scalars("forward"),
             **self.backward.scalars("backward"),
         }

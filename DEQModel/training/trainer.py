@@ -22,6 +22,8 @@ from system.distributed import World
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
+from training.activation_penalty import ActivationPenalty
+from training.averaging import WeightAverage
 from training.best_model import BestModel, Describe
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, Part
 from training.divergence import has_only_skipped, is_sound, no_model, too_many_skipped
@@ -37,8 +39,9 @@ from training.telemetry import Telemetry
 from training.update import Update, Updater
 from utils.optimizers import OPTIMIZERS, Clipping
 
-PARTS = (Updater, Progress, LearningRate, ChunkMemories, Telemetry, ShallowStage, BestModel, RandomStates)
-ENTRIES = {entry for part in (*PARTS, OrderedBatches) for entry in part.ENTRIES}
+LEARNING = (Updater, WeightAverage, Progress, LearningRate, ChunkMemories)
+PARTS = (*LEARNING, Telemetry, ShallowStage, BestModel, OrderedBatches, RandomStates)
+ENTRIES = {entry for part in PARTS for entry in part.ENTRIES}
 
 
 class Trainer:
@@ -86,7 +89,9 @@ class Trainer:
             world=self.world,
             n_chunks=settings.batch_chunk,
             n_rows=settings.batch_size,
+            penalty=ActivationPenalty.of(settings),
         )
+        self.average = WeightAverage(settings, model)
         self.progress = Progress(settings.start_train_steps)
         self.rate = LearningRate(settings, optimizer)
         self.rate.set(self.progress.step)
@@ -107,7 +112,7 @@ class Trainer:
     @property
     def parts(self) -> list[Part]:
         """All that a checkpoint consists of, in the order in which it is restored."""
-        learning = [self.updater, self.progress, self.rate, self.memory]
+        learning = [self.updater, self.average, self.progress, self.rate, self.memory]
         return [*learning, self.telemetry, self.shallow_stage, self.best, self.batches, self.random]
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -191,6 +196,8 @@ class Trainer:
         progress.bad_steps = 0 if update.is_sound else progress.bad_steps + 1
         self.memory.chunks = [memory if update.is_sound else forget_nonfinite(memory) for memory in update.memories]
         self.rate.set(progress.step)
+        if update.is_sound:
+            self.average.add()
         tokens = len(batch.targets) * self.settings.batch_size
         self.telemetry.add(update, tokens=tokens, seconds=time.perf_counter() - start, lr=lr)
         if not update.is_sound:
@@ -254,21 +261,25 @@ class Trainer:
             return self.world.of_first(self.checkpoints.way_back(progress.step - progress.bad_steps))
 
     def validate(self) -> EvaluationReport:
-        """Validate in the stage of the last update, and keep the model when it is the best of that stage so far."""
+        """Validate the model that counts in the stage of the last update; keep it if it is the best of that so far."""
         step, settings, world = self.progress.step, self.settings, self.world
-        depth = self.validation_depth.at(step - 1)
+        depth, model = self.validation_depth.at(step - 1), self.average.model
         with self.signals.at_once():
-            report = evaluate(self.model, self.validation, "valid", settings, depth, world=world)
+            report = evaluate(model, self.validation, "valid", settings, depth, world=world)
         self.rate.consider(report.loss, step)
         with self.signals.later():
-            self.best.consider(report, self.model)
+            self.best.consider(report, model)
         probe = None
         if report.shallow is None and world.is_first:
-            probe = Probe.of(self.model, next(iter(self.validation)), settings)
+            probe = Probe.of(model, next(iter(self.validation)), settings)
         self.narration.validation(report, self.best.report, probe)
+        if self.average.consider(report.loss):
+            self.narration.say("the weights are averaged from here on (--asgd)")
         if self._shallow_stage_ends():
             self.shallow_stage.report = report
             self.narration.say(f"end of shallow stage: perplexity {report.perplexity:.3f}")
+            self.rate.begin_stage()
+            self.average.begin_stage()
         self.progress.validation_pending = False
         if step == settings.max_step:
             self.save()
@@ -278,6 +289,7 @@ class Trainer:
         """Put the best model's weights back into the model; the report of its validation."""
         if self.world.of_first(bool(self.checkpoints.fault or self.best.fault)):
             self.save()  # once more, while the weights are still the last ones
+        self.average.put_into_trained()  # the last model, should the best be lost
         if self.world.is_first:
             self.best.put_back(self.model)
         self.world.copy_from_first(self.model)

@@ -4,6 +4,7 @@ Shapes: L tokens of a segment, B sequences of a batch, over all processes.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from modules.depth import Depth
 from modules.report import SolveInfo
 from system.distributed import World, sum_gradients
 from system.state_dicts import load_into
+from training.activation_penalty import ActivationPenalty
 from training.checkpoint import CHECKPOINT_FILE
 from training.jacobian_penalty import Charge
 from utils.optimizers import Clipping
@@ -32,18 +34,20 @@ class Update:
     """What an update came to.
 
     Attributes:
-        loss: of the whole batch, mean nll in nats per token, without the Jacobian penalty.
+        loss: of the whole batch, mean nll in nats per token, without the penalties.
         norm: of the whole objective's gradient, before clipping.
-        jacobian_loss: the penalty without its weight; None where the update had none.
         memories: of these rows' chunks, for the next segment.
         solves: of the chunks; none where nothing was solved.
+        jacobian_loss: the Jacobian penalty without its weight; None where the update had none.
+        activation_loss: the activation penalty with its weights; None where there is none.
     """
 
     loss: float
     norm: float
-    jacobian_loss: float | None
     memories: Sequence[Memory]
     solves: Sequence[SolveInfo]
+    jacobian_loss: float | None = None
+    activation_loss: float | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -61,6 +65,7 @@ class Updater:
         world: the processes that share out a batch's rows.
         n_chunks: parts in which these rows are computed, one after the other.
         n_rows: B.
+        penalty: on the states, where there is one.
     """
 
     ENTRIES = ("model", "optimizer")
@@ -74,9 +79,10 @@ class Updater:
         world: World,
         n_chunks: int,
         n_rows: int,
+        penalty: ActivationPenalty | None = None,
     ):
         self.model, self.optimizer, self.clipping, self.world = model, optimizer, clipping, world
-        self.n_chunks, self.n_rows = n_chunks, n_rows
+        self.n_chunks, self.n_rows, self.penalty = n_chunks, n_rows, penalty
         self.parallel: nn.Module = model
         if world.size > 1:
             self.parallel = DistributedDataParallel(model)
@@ -99,7 +105,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         if charge is not None:
             depth = partial(depth, jacobian_samples=charge.samples)
-        losses, penalties, next_memories, solves = [], [], [], []
+        parts, next_memories, solves = defaultdict(list), [], []
         tokens, targets = (part.tensor_split(self.n_chunks, 1) for part in (batch.tokens, batch.targets))
         for i in range(self.n_chunks):
             is_last = i == self.n_chunks - 1
@@ -107,26 +113,23 @@ class Updater:
                 output = self.parallel(tokens[i], targets[i], memories[i], depth)
                 share = tokens[i].shape[1] / self.n_rows
                 objective = output.nll.mean() * share
-                losses.append(objective.detach())
+                parts["loss"].append(objective.detach())
                 if charge is not None:
-                    penalties.append(output.solve.jacobian_loss.detach() * share)
+                    parts["jacobian_loss"].append(output.solve.jacobian_loss.detach() * share)
                     objective = objective + charge.weight * share * output.solve.jacobian_loss
+                if self.penalty is not None:
+                    penalty = self.penalty(output) * share
+                    parts["activation_loss"].append(penalty.detach())
+                    objective = objective + penalty
                 objective.backward()
             next_memories.append(output.memory)
             solves += [output.solve] if output.solve is not None else []
 
         norm = self.clipping()
-        sums = [sum(losses), *([sum(penalties)] if penalties else [])]
         # The host waits here, once: an update that is not finite must never reach the weights.
-        norm, *sums = torch.stack([norm, *sums]).tolist()
-        loss, *penalty = self.world.sum(np.array(sums)).tolist()
-        update = Update(
-            loss,
-            norm,
-            jacobian_loss=penalty[0] if penalty else None,
-            memories=next_memories,
-            solves=solves,
-        )
+        norm, *sums = torch.stack([norm, *map(sum, parts.values())]).tolist()
+        totals = dict(zip(parts, self.world.sum(np.array(sums)).tolist(), strict=True))
+        update = Update(norm=norm, memories=next_memories, solves=solves, **totals)
         if update.is_sound:
             self.optimizer.step()
         return update

@@ -1,7 +1,7 @@
 """The learning rate as a function of the step, and its fall when validation stops improving."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -14,6 +14,8 @@ class Schedule:
         inv_sqrt                  lr * step**-0.5
         constant, dev_perf        lr
 
+    Each step of `when` that has been reached divides it by 10.
+
     The cosine counts from step 0, not from the end of the warm-up; inv_sqrt warms up with
     lr * step / warmup_step**1.5, so that it meets its fall. The very first update (step 0) has the rate of
     step 1 while the rate warms up: update 1 uses lr / warmup_step, neither the full rate nor none at all.
@@ -24,6 +26,7 @@ class Schedule:
         warmup_step: steps of linear warm-up.
         max_step: step at which the cosine reaches eta_min; it stays there.
         eta_min: last rate of the cosine.
+        when: steps.
 
     Source: cosine, Loshchilov and Hutter, arXiv 1608.03983; inv_sqrt, Vaswani et al., arXiv 1706.03762, §5.3.
     """
@@ -33,10 +36,11 @@ class Schedule:
     warmup_step: int = 0
     max_step: int = 1
     eta_min: float = 0.0
+    when: Sequence[int] = ()
 
     def __call__(self, step: int) -> float:
         """The rate after `step` updates, for the next one."""
-        return SCHEDULES[self.kind](self, step)
+        return SCHEDULES[self.kind](self, step) / 10 ** sum(step >= fall for fall in self.when)
 
 
 def _warming_up(schedule: Schedule, step: int) -> float | None:
@@ -94,3 +98,39 @@ class Plateau:
         if self.bad < self.patience:
             return replace(self, bad=self.bad + 1)
         return replace(self, lr=min(self.lr, max(self.lr * self.decay_rate, self.lr_min)), bad=0)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Tells a validation without progress: its loss is above the best of those that are more than `n` validations old.
+
+    A value, as `Plateau`: `after(loss)` returns the state that follows. A loss that is not finite is no progress.
+
+    Source: the trigger of Merity, Keskar and Socher, arXiv 1708.02182, algorithm 1.
+    """
+
+    n: int
+    losses: tuple[float, ...] = ()
+
+    def ends_with(self, loss: float) -> bool:
+        """Whether a validation with this loss (nats per token) is one without progress."""
+        old = self.losses[: max(len(self.losses) - self.n, 0)]
+        return bool(old) and not loss <= min(old)
+
+    def after(self, loss: float) -> "Patience":
+        """The state after a validation with this loss."""
+        return replace(self, losses=(*self.losses, math.inf if math.isnan(loss) else loss))
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Divides the rate by 10 after each validation without progress; then the best loss counts as one of now."""
+
+    patience: Patience
+    falls: int = 0
+
+    def after(self, loss: float) -> "Annealing":
+        """The state after a validation with this loss (nats per token)."""
+        if self.patience.ends_with(loss):
+            return Annealing(replace(self.patience, losses=(min(self.patience.losses),)), self.falls + 1)
+        return replace(self, patience=self.patience.after(loss))

@@ -70,7 +70,8 @@ class TanhLM(LanguageModel):
 
     def hidden(self, tokens, memory, depth):
         z, solve = depth(*self.problem(tokens, memory))
-        return Hidden(z.transpose(0, 1), z[:, -1:].detach(), solve)
+        states = z.transpose(0, 1)
+        return Hidden(states, z[:, -1:].detach(), solve, raw=states)
 
     def embedding_parameters(self):
         return self.word_emb.parameters()

@@ -77,7 +77,7 @@ class DEQTransformerLM(LanguageModel):
         return self.word_emb.parameters()
 
     def hidden(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None, depth: Depth) -> Hidden:
-        """The states (L, B, D) of one segment, after the output dropout; the memory for the next."""
+        """The states (L, B, D) of one segment, after the output dropout and before; the memory for the next."""
         n_target, n_batch = tokens.shape
         memory = self._or_empty(memory, n_batch)
         injection = self._injection(tokens, memory)
@@ -85,7 +85,7 @@ class DEQTransformerLM(LanguageModel):
         z, solve = depth(f, z0)
         by_channel = self.config.out_dropout == "channel"
         states = self._drop(z, (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1))
-        return Hidden(states.transpose(0, 1), self._remember(memory, z, injection), solve)
+        return Hidden(states.transpose(0, 1), self._remember(memory, z, injection), solve, z.transpose(0, 1))
 
     def problem(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None) -> Problem:
         """f for tokens (L, B), and its start z = 0 (B, L, D)."""

@@ -1,0 +1,134 @@
+"""Averaged SGD: when it begins, what is averaged, who sees the mean, and what becomes of it when a run goes on."""
+
+import math
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from diverging import at_updates, ruined, skipped, validating
+from stopped_runs import content, restart, signal_in_update
+from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
+
+from evaluation.probe import Probe
+
+RUN = "--optim SGD --lr 0.5 --scheduler constant --max_step 6 --eval-interval 1 --asgd --nonmono 1"
+LOSSES = (3.0, 2.0, 2.5, 2.6, 1.9, 1.8)  # the fourth is above the best of the first two
+BEGINS = "step 4 the weights are averaged from here on (--asgd)"
+
+
+class Iterates(dict):
+    """Weights by step, of the model that is trained."""
+
+    def keep(self, trainer) -> None:
+        state = trainer.model.state_dict()
+        self[trainer.progress.step] = {name: value.clone() for name, value in state.items()}
+
+    def mean(self, *steps: int) -> dict:
+        return {name: sum(self[step][name] for step in steps) / len(steps) for name in self[steps[0]]}
+
+
+def trained(place: Path, tmp_path: Path, further: str = "", losses=LOSSES, stack=(), n=6) -> tuple[Outcome, Iterates]:
+    """A run whose validations come to these losses, and its iterates."""
+    iterates = Iterates()
+    with ExitStack() as all_of_it:
+        for context in (at_updates(after=dict.fromkeys(range(1, n + 1), iterates.keep)), validating(*losses), *stack):
+            all_of_it.enter_context(context)
+        base = f"--data {place}/corpus --dataset text --work_dir {tmp_path}/R- {MODEL} {LENGTHS} {COURSE} {RUN}"
+        outcome = call(f"{base} --name run {further}")
+    return outcome, iterates
+
+
+def assert_close(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-7)
+
+
+def test_the_mean_is_that_of_the_iterates_from_the_trigger_on_and_is_what_is_kept(place, tmp_path, monkeypatch):
+    probed, probe = [], Probe.of
+    monkeypatch.setattr(Probe, "of", lambda model, *given: (probed.append(model.state_dict()), probe(model, *given))[1])
+    outcome, iterates = trained(place, tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert outcome.log.count("averaged from here on") == outcome.log.count(BEGINS) == 1
+    assert_close(outcome.weights, iterates.mean(4, 5, 6))
+    assert_close(probed[-1], iterates.mean(4, 5, 6))
+    saved = content(outcome.folder)
+    assert_close(saved["model"], iterates[6])
+    average = saved["average"]["weights"]
+    assert int(average.pop("n_averaged")) == 3
+    assert_close({name.removeprefix("module."): value for name, value in average.items()}, iterates.mean(4, 5, 6))
+    evaluated = call(f"--eval --restart_dir {outcome.folder} --debug --data {place}/corpus")
+    assert f"test: perplexity {math.exp(outcome.results['test']['loss']):.3f}" in evaluated.out
+
+
+def test_training_itself_is_that_of_plain_sgd(place, tmp_path):
+    _, averaged = trained(place, tmp_path)
+    _, plain = trained(place, tmp_path, "--no-asgd --nonmono 5 --name plain")
+    assert all(torch.equal(averaged[6][name], plain[6][name]) for name in plain[6])
+
+
+def test_skipped_updates_are_not_averaged(place, tmp_path):
+    outcome, iterates = trained(place, tmp_path, stack=[skipped(5)])
+    assert int(content(outcome.folder)["average"]["weights"]["n_averaged"]) == 2
+    assert_close(outcome.weights, iterates.mean(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("further", "losses", "begins"),
+    [
+        ("", (3.0, 2.0, math.nan, math.nan, 1.9, 1.8), []),
+        ("", (3.0, 2.0, math.inf, math.inf, 2.1, 1.8), ["5"]),
+        ("--nonmono 0", LOSSES, ["3"]),
+        ("--nonmono 5", LOSSES, []),
+        ("--pretrain_steps 4", LOSSES, ["4"]),
+        ("--pretrain_steps 4 --nonmono 0", LOSSES, ["3"]),
+    ],
+    ids=["nan", "infinite", "at once", "patient", "shallow", "shallow and at once"],
+)
+def test_trigger(place, tmp_path, further, losses, begins):
+    outcome, _ = trained(place, tmp_path, further, losses)
+    assert outcome.status == 0, outcome.err
+    assert re.findall(r"step (\d) the weights are averaged", outcome.log) == begins
+    goes_on = begins and "end of shallow stage" not in outcome.log
+    assert (content(outcome.folder)["average"]["weights"] is not None) == bool(goes_on)
+
+
+def test_the_last_mean_takes_the_place_of_a_best_model_that_is_lost(place, tmp_path):
+    lose = at_updates(after={6: lambda trainer: (trainer.experiment.folder / "model_state_dict.pkl").unlink()})
+    outcome, iterates = trained(place, tmp_path, losses=(*LOSSES[:5], 1.95), stack=[lose])
+    assert "the best model is lost, and the last one takes its place" in outcome.out
+    assert_close(outcome.weights, iterates.mean(4, 5, 6))
+
+
+@pytest.mark.parametrize(("change", "n_averaged"), [("", 3), ("--no-asgd --nonmono 5", None), ("--lr 0.4", 3)])
+def test_a_run_that_goes_on_keeps_the_mean_while_it_is_asked_for(place, tmp_path, change, n_averaged):
+    cut, _ = trained(place, tmp_path, stack=[signal_in_update(5)], n=5)
+    assert cut.status == 143
+    with validating(*LOSSES[4:]):
+        rest = restart(cut.folder, change)
+    assert rest.status == 0, rest.err
+    assert ("changed: --asgd is False, was True" in rest.out) == (n_averaged is None)
+    average = content(cut.folder)["average"]["weights"]
+    assert (average and int(average["n_averaged"])) == n_averaged
+    assert content(cut.folder)["step"] == 6
+
+
+def test_a_run_of_plain_sgd_may_begin_to_wait_for_the_trigger(place, tmp_path):
+    cut, _ = trained(place, tmp_path, "--no-asgd --nonmono 5", stack=[signal_in_update(3)], n=3)
+    with validating(*LOSSES[2:]):
+        rest = restart(cut.folder, "--asgd --nonmono 0")
+    assert "changed: --asgd is True, was False" in rest.out
+    assert BEGINS in rest.log, "the fourth is above the third"
+
+
+def test_a_run_that_goes_back_after_it_has_diverged_averages_from_there(place, tmp_path):
+    outcome, _ = trained(place, tmp_path, "--max_bad_steps 1", stack=[ruined(5)])
+    assert outcome.status == 2
+    assert "--restart goes back to step 4" in outcome.err
+    with validating(*LOSSES[3:]):  # the checkpoint is from before its validation
+        rest = restart(outcome.folder, "--lr 0.1")
+    assert rest.status == 0, rest.err
+    assert int(content(rest.folder)["average"]["weights"]["n_averaged"]) == 3
+    assert all(value.isfinite().all() for value in rest.weights.values())
