@@ -1,9 +1,9 @@
 """Texts of characters: a token a character, `_` for the blank between two words, `<eos>` for the end of a line.
 
 A text is read as words first, which is fast, and its numbered words are spelled then: the text is not read again. A
-corpus whose every word, in all of its texts, is one character (or `<unk>`) is spelled already, as the published files of
-Penn Treebank's characters are, with a blank between any two characters: there the words are the tokens. A character is
-a code point. A `_` of the text cannot be told from a blank, and `<unk>` among words is the five characters that it
+corpus whose every word, in all of its texts, is one character (or `<unk>`) is spelled already, with a blank between any
+two characters, as the published files of Penn Treebank's characters are: there the words are the tokens. A character
+is a code point. A `_` of the text cannot be told from a blank, and `<unk>` among words is the five characters that it
 consists of.
 """
 

@@ -23,7 +23,7 @@ N_SHOWN = 5  # unknown words
 class TextTokens:
     """N tokens, read by the rule of corpora: the words of every line, which white space divides, and `<eos>` behind it.
 
-    Where the rule's tokens are characters, the words are spelled, with `_` between two of a line, unless each is a single
+    Where the rule's tokens are characters, the words are spelled, with `_` between two of a line, unless each is one
     character.
 
     Attributes:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.report import perplexity
 from evaluation.solve_statistics import SolveStatistics
 from training.update import Update
 
@@ -83,7 +82,6 @@ class Window:
         penalty = {"train/jacobian_loss": self.jacobian_loss / self.penalised} if self.penalised else {}
         return {
             "train/loss": self.loss,
-            "train/perplexity": perplexity(self.loss),
             "train/lr": self.lr,
             "train/gradient_norm": self.norm,
             "train/tokens_per_second": self.speed,
