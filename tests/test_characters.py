@@ -1,5 +1,6 @@
 """Texts of characters: published files and texts of words, in corpora, prompts, scores and samples."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_rules_have_entries_of_their_own(tmp_path):
     (folder / ".cache-deq" / "ptb").replace(folder / "elsewhere")
     (folder / ".cache-deq" / "ptb_char").rename(folder / ".cache-deq" / "ptb")  # another rule's, under its name
     assert load(folder, "ptb").train.tolist() == words.train.tolist()
+
+
+@pytest.mark.parametrize(("dataset", "is_kept"), [("ptb", True), ("ptb_char", False)])
+def test_what_an_older_program_encoded_is_kept_for_words(tmp_path, dataset, is_kept):
+    folder = write_penn(tmp_path / "corpus")
+    before = load(folder, dataset)
+    entry = folder / ".cache-deq" / dataset
+    record = json.loads((entry / "record.json").read_text())
+    del record["rule"]["unit"]
+    (entry / "record.json").write_text(json.dumps(record))
+    made = (entry / "train.int32").stat().st_ino
+    assert load(folder, dataset).checksum == before.checksum
+    assert ((entry / "train.int32").stat().st_ino == made) == is_kept
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
