@@ -5,6 +5,9 @@
 #   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
 #   refuse_config "$@"                      stops where --config is: the script's own settings would override the file's
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
+#   train_or_eval program.py "$@"           what the scripts of an experiment do, whose first argument is train or eval:
+#                                           calls the program with the flags in settings, for eval with those in
+#                                           settings_of_eval behind them, then with the further arguments
 #
 # What is installed already is not installed again. PYTHON names the interpreter to make .venv with; else the first
 # of python3, python3.13 … python3.10 that is new enough.
@@ -82,4 +85,47 @@ prepare_environment() {
     "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
         stop "cannot install $requirements: see pip's message above"
     cat -- "$root"/requirements*.txt >"$stamp"
+}
+
+find_pytorch() { # sets $python: that of .venv where it exists, else $PYTHON or python3
+    python=${PYTHON:-python3}
+    if [[ -x $root/.venv/bin/python && -z ${PYTHON:-} ]]; then
+        python=$root/.venv/bin/python
+    fi
+}
+
+list_flags() { # program
+    "$python" "$1" --help 2>/dev/null && return
+    show_help
+    printf '\nThe flags are listed by a Python with PyTorch: run bash run_demo.sh once, or install requirements.txt, and\n'
+    printf 'call again; or see the settings in DEQModel/config/settings.py.\n'
+}
+
+train_or_eval() {
+    local program=$root/DEQModel/$1 command=${2:-}
+    shift $(($# < 2 ? $# : 2))
+    case $command in
+    train) ;;
+    eval) settings+=("${settings_of_eval[@]}") ;;
+    -h | --help)
+        show_help
+        exit 0
+        ;;
+    *) stop "the first argument is \"$command\": pass train or eval, then more flags" ;;
+    esac
+    find_pytorch
+    if help_is_asked "$@"; then
+        list_flags "$program"
+        exit 0
+    fi
+    refuse_config "$@"
+    [[ $command == train ]] || set -- --eval "$@"
+    if ! names_a_run "$@"; then
+        # With a GPU the settings run on it; without one they run on the CPU, which takes weeks to train.
+        if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+            settings+=(--cuda)
+        fi
+        set -- "${settings[@]}" "$@"
+    fi
+    exec "$python" "$program" "$@"
 }

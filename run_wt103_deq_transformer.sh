@@ -14,12 +14,7 @@ set -euo pipefail
 # shellcheck source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-python=${PYTHON:-python3}
-if [[ -x $root/.venv/bin/python && -z ${PYTHON:-} ]]; then
-    python=$root/.venv/bin/python
-fi
-
-published=(
+settings=(
     --data "$root/data/wikitext-103" --dataset wt103
     --adaptive --div_val 4
     --n_layer 2 --eval_n_layer 24
@@ -33,33 +28,6 @@ published=(
     --batch_size 56 --gpu0_bsz 14 --multi_gpu
 )
 
-command=${1:-}
-[[ $# -eq 0 ]] || shift
-case $command in
-train) ;;
-eval) published+=(--f_thres 30 --mem_len 300 --pretrain_steps 0) ;; # as the published model was evaluated
--h | --help)
-    show_help
-    exit 0
-    ;;
-*) stop "the first argument is \"$command\": pass train or eval, then more flags" ;;
-esac
+settings_of_eval=(--f_thres 30 --mem_len 300 --pretrain_steps 0) # as the published model was evaluated
 
-program=$root/DEQModel/train_transformer.py
-if help_is_asked "$@"; then
-    "$python" "$program" --help 2>/dev/null && exit
-    show_help
-    printf '\nThe flags are listed by a Python with PyTorch: run bash run_demo.sh once, or install requirements.txt, and\n'
-    printf 'call again; or see the settings in DEQModel/config/settings.py.\n'
-    exit 0
-fi
-refuse_config "$@"
-[[ $command == train ]] || set -- --eval "$@"
-if ! names_a_run "$@"; then
-    # With a GPU the published settings run on it; without one they run on the CPU, which takes weeks to train.
-    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-        published+=(--cuda)
-    fi
-    set -- "${published[@]}" "$@"
-fi
-exec "$python" "$program" "$@"
+train_or_eval train_transformer.py "$@"

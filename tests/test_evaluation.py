@@ -11,9 +11,9 @@ from torch import nn
 
 from config.settings import Settings
 from data.batches import OrderedBatches
+from data.measure import perplexity
 from evaluation.evaluation import EVAL_ROWS, evaluate
-from evaluation.report import perplexity
-from evaluation.unigram import unigram_counts, unigram_perplexity
+from evaluation.unigram import unigram_counts, unigram_loss
 from modules.depth import Applications
 from modules.deq import DEQModule
 
@@ -118,10 +118,10 @@ def test_perplexity_too_large_for_a_float_is_inf():
     assert perplexity(0.0) == 1.0
 
 
-def test_unigram_perplexity_by_hand():
+def test_unigram_loss_by_hand():
     train, split = np.array([0, 1, 1, 2], dtype=np.int32), np.array([1, 3], dtype=np.int32)
     # counts + 1: 2, 3, 2, 1 out of 4 + 4
-    assert unigram_perplexity(train, split, 4) == pytest.approx((3 / 8 * 1 / 8) ** -0.5, rel=1e-12)
+    assert unigram_loss(train, split, 4) == pytest.approx(-math.log(3 / 8 * 1 / 8) / 2, rel=1e-12)
 
 
 def test_unigram_counts_in_blocks(monkeypatch):

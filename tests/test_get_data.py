@@ -21,7 +21,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 TOOLS = ("bash", "dirname", "grep", "mkdir", "mktemp", "mv", "rm", "rmdir", "sleep", "tail")
-PTB = {"train": "a b\n" * 4000, "valid": "b\n", "test": "a\n"}
+PTB = {"train": " a bc \n" * 4000, "valid": " <unk> N \n", "test": " a \n"}
+PTB_CHAR = {"train": " a _ b c \n" * 4000, "valid": " < u n k > _ N \n", "test": " a \n"}
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def mirror(tmp_path):
     folder.mkdir()
     with tarfile.open(folder / "simple-examples.tgz", "w:gz") as archive:
         for split, text in PTB.items():
-            for name, content in ((f"ptb.{split}.txt", text), (f"ptb.char.{split}.txt", "_ " + text)):
+            for name, content in ((f"ptb.{split}.txt", text), (f"ptb.char.{split}.txt", PTB_CHAR[split])):
                 member = tarfile.TarInfo(f"./simple-examples/data/{name}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content.encode()))
@@ -93,7 +94,7 @@ def test_a_folder_as_mirror(project, mirror):
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in (project / "data").iterdir()) == ["penn", "penn_char"]
     assert texts(project / "data" / "penn") == PTB
-    assert texts(project / "data" / "penn_char") == {split: "_ " + text for split, text in PTB.items()}
+    assert texts(project / "data" / "penn_char") == PTB_CHAR
 
 
 def test_where_all_is_there_nothing_is_made_or_needed(project, mirror, tmp_path):

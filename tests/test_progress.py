@@ -20,6 +20,7 @@ from reports import solve_report
 from tiny_run import COURSE, LENGTHS, MODEL
 
 import train_transformer
+from data.measure import PERPLEXITY
 from evaluation.report import bar_figures
 from evaluation.solve_statistics import SolveStatistics
 from system.progress import LostScreenError, has_bar, progress_bar, say, show_any_text
@@ -102,7 +103,7 @@ def test_the_bar_of_training_gives_way_to_whole_figures(columns, wanted, monkeyp
 def test_the_bar_of_an_evaluation_on_80_columns():
     with terminal(24, 80) as seen, progress_bar(1364, "valid", initial=160) as bar:
         bar.update()
-        bar.show(bar_figures(7.975, 3743.0, solved(30)))
+        bar.show(bar_figures(7.975, PERPLEXITY, 3743.0, solved(30)))
         assert re.match(r"valid  12% 161/1364 \S+ left loss 7.97 ppl 2.91k 3.74k/s solver 30.0 1e-3 \|.*\|", seen()[-1])
 
 

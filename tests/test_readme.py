@@ -40,7 +40,7 @@ def commands():
 
 
 def is_training(command):
-    return TRAINING in command or any(word.startswith(("run_demo", "run_wt103")) for word in command)
+    return TRAINING in command or any(word.startswith(("run_demo", "run_wt103", "run_ptb")) for word in command)
 
 
 @pytest.mark.parametrize("command", [*filter(is_training, commands())], ids=" ".join)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -41,7 +42,7 @@ SHALLOW = dataclasses.replace(VALID, loss=3.0, shallow=2, solve=None)
 
 def results(**options):
     given = {
-        "unigram": {"valid": 50.5, "test": 60.25},
+        "unigram": {"valid": math.log(50.5), "test": math.log(60.25)},
         "after_shallow": SHALLOW,
         "valid": VALID,
         "test": TEST,
@@ -87,7 +88,7 @@ def test_results_are_json():
         "tokens_per_second": 2000.0,
     }
     assert content["test"]["radius"]["max"] == 0.75
-    assert content["unigram_perplexity"]["test"] == 60.25
+    assert content["unigram_perplexity"]["test"] == pytest.approx(60.25)
     assert content["peak_memory_bytes"]["host"] == 1_500_000_000
     assert results(after_shallow=None).as_dict()["shallow_stage"] is None
 

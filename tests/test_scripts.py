@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from scripts import ROOT, SCRIPTS, copied_to, passed, run
-from tiny_run import write_corpus
+from tiny_run import COMMAND, write_corpus
 
-WT103 = ROOT / "run_wt103_deq_transformer.sh"
+WT103, PTB = ROOT / "run_wt103_deq_transformer.sh", ROOT / "run_ptb_deq_transformer.sh"
 SMALL = (
     "--dataset text --cutoffs 8 16 --d_embed 8 --d_model 8 --n_head 2 --d_head 4 --d_inner 16 --div_val 2 "
     "--batch_size 4 --tgt_len 8 --eval_tgt_len 8 --mem_len 8 --f_thres 4 --b_thres 4 --pretrain_steps 1"
@@ -53,9 +53,30 @@ def test_published_settings_reach_the_training_script(word, expected, tmp_path):
     assert "--cuda" not in words
 
 
-@pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3")])
-def test_the_first_word_must_be_train_or_eval(arguments, tmp_path):
-    done = run(WT103, *arguments, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train", {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70", "--pretrain_steps": "8000"}),
+        ("train words", {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70"}),
+        ("train chars", {"--dataset": "ptb_char", "--d_inner": "15000", "--tgt_len": "150"}),
+        ("eval chars", {"--dataset": "ptb_char", "--pretrain_steps": "0"}),
+        ("eval", {"--dataset": "ptb", "--pretrain_steps": "0"}),
+    ],
+)
+def test_penn_treebanks_words_and_characters(words, expected, project):
+    passed_on = passed(project, "run_ptb_deq_transformer.sh", *words.split(), "--name", "two words")
+    last = {flag: passed_on[len(passed_on) - passed_on[::-1].index(flag)] for flag in (*expected, "--data")}
+    folder = {"ptb": "penn", "ptb_char": "penn_char"}[expected["--dataset"]]
+    assert last == expected | {"--data": f"{project}/data/{folder}"}
+    assert passed_on[-2:] == ["--name", "two words"]
+    assert ("--eval" in passed_on) == words.startswith("eval")
+    COMMAND.parse([word for word in passed_on if word != "--eval"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3"), ("chars", "train")])
+@pytest.mark.parametrize("script", [WT103, PTB])
+def test_the_first_word_must_be_train_or_eval(script, arguments, tmp_path):
+    done = run(script, *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "pass train or eval" in done.stderr
@@ -76,6 +97,8 @@ def project(tmp_path):
         (("run_tests.sh", "-h"), ".venv/bin/python -m pytest --help"),
         (("run_wt103_deq_transformer.sh", "--help"), "run_wt103_deq_transformer.sh eval --load FILE.pkl"),
         (("run_wt103_deq_transformer.sh", "-h"), "run_wt103_deq_transformer.sh train --help"),
+        (("run_ptb_deq_transformer.sh", "-h"), "run_ptb_deq_transformer.sh train [words|chars]"),
+        (("run_ptb_deq_transformer.sh", "train", "chars", "--help"), "a Python with PyTorch"),
         (("run_wt103_deq_transformer.sh", "train", "--help"), "a Python with PyTorch"),
         (("run_wt103_deq_transformer.sh", "eval", "--mem_len", 3, "-h"), "a Python with PyTorch"),
     ],
@@ -107,6 +130,8 @@ def test_flags_are_listed_by_a_python_that_can(tmp_path):
         ("run_wt103_deq_transformer.sh train --restart", "--restart"),
         ("run_wt103_deq_transformer.sh train --eval", "--eval"),
         ("run_wt103_deq_transformer.sh eval", "--eval"),
+        ("run_ptb_deq_transformer.sh train chars --restart", "--restart"),
+        ("run_ptb_deq_transformer.sh eval", "--eval"),
     ],
 )
 def test_a_run_keeps_its_settings(script, expected, of_a_run, project):
@@ -168,7 +193,11 @@ def test_an_unusable_python_is_named(project):
 
 @pytest.mark.parametrize("given", ["--config x.toml", "--config=x.toml", "--conf x.toml"])
 def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, project):
-    for script in (("run_demo.sh",), ("run_wt103_deq_transformer.sh", "train")):
+    for script in (
+        ("run_demo.sh",),
+        ("run_wt103_deq_transformer.sh", "train"),
+        ("run_ptb_deq_transformer.sh", "train"),
+    ):
         done = run(project / script[0], *script[1:], *given.split(), cwd=project)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert f"call python {project}/DEQModel/train_transformer.py --config FILE" in done.stderr

@@ -1,12 +1,13 @@
 """Numbering and encoding of texts against a brute-force oracle."""
 
 import random
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from data import text_encoding, text_numbering
+from data import characters, text_encoding, text_numbering
 from data.corpus import DATASETS, SPLITS, Corpus
 from data.vocabulary import Vocab, VocabularyRule
 
@@ -20,15 +21,29 @@ TEXTS = {
     "beyond ASCII": ("Ünïcode 語 𝔘 ΣΊΣΥΦΟΣ ΑΣ\n", "語 Ünïcode\n", "ΣΊΣΥΦΟΣ 𝔘 İ\n"),
     "byte order marks": ("\ufeffa b a\ufeff\n", "\ufeff \ufeffa\n", "\ufeff\nb"),
     "<unk>": ("<unk> a a B\n", "nowhere a <unk>\n", "A b\n"),
+    "characters": ("a b _ c\n", " _ a\n\n <unk> b \n", "c _ _ a\n"),
+    "words in the last text alone": ("a b\n\nc d\n", "a\n", " b ca\n"),
+    "a word a line": ("ab\ncc\n\nb\n", "d\nbd", "a\n"),
+    "a late blank": ("abc\ndef\nde abc\n", "a_b  c\n", "e\n"),
+    "<eos> within a line of words": ("ab <eos> cd ef <eos> <eos>\n", "<eos> ab cd\n", "b\n"),
 }
 
 
+def spelled(words: list[str]) -> list[str]:
+    """The characters of a line's words, with `_` between two of them."""
+    line = " ".join(words).replace(" <eos>", "<eos>").replace("<eos> ", "<eos>")
+    return re.findall("<eos>|.", line.replace(" ", "_"), re.DOTALL)
+
+
 def oracle(folder, rule: VocabularyRule):
-    """Words, and ids of each split, straight from the definition."""
+    """Tokens, and ids of each split, straight from the definition."""
     lines = {}
     for split in SPLITS:
         with open(folder / f"{split}.txt", encoding="utf-8-sig") as file:
             lines[split] = [(line.lower() if rule.lower_case else line).strip().split() for line in file]
+    every = {word for of_split in lines.values() for line in of_split for word in line}
+    if rule.unit == "character" and not all(len(word) == 1 or word in ("<eos>", "<unk>") for word in every):
+        lines = {split: [spelled(line) for line in of_split] for split, of_split in lines.items()}
     counts = Counter(word for split in rule.counted for line in lines[split] for word in line)
     words = ["<eos>", *(word for word, _ in counts.most_common() if word != "<eos>")]
     ids = {word: i for i, word in enumerate(words)}
@@ -71,7 +86,8 @@ def test_counts_of_the_training_text_alone(tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])  # a byte order mark only where the text starts
-def test_a_text_read_by_two_processes_has_the_oracles_ids(tmp_path, monkeypatch, mark):
+@pytest.mark.parametrize("dataset", ["wt2", "ptb_char"])
+def test_a_text_read_by_two_processes_has_the_oracles_ids(tmp_path, monkeypatch, mark, dataset):
     monkeypatch.setattr(text_encoding, "LARGE", 1000)
     draw = random.Random(0)
     texts = [
@@ -84,7 +100,8 @@ def test_a_text_read_by_two_processes_has_the_oracles_ids(tmp_path, monkeypatch,
     write(tmp_path, texts)
     spans = text_encoding._line_starts(tmp_path / "train.txt", 2)
     assert len(spans) == 3
-    check(tmp_path, "wt2")
+    monkeypatch.setattr(characters, "FEW", 50)
+    check(tmp_path, dataset)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ DATASETS = {
     "wt103": VocabularyRule(counted=("train",)),
     "wt2": VocabularyRule(counted=SPLITS),
     "ptb": VocabularyRule(counted=SPLITS, lower_case=True),
-    "ptb_char": VocabularyRule(counted=SPLITS),  # characters with blanks between them, `_` for a blank
+    "ptb_char": VocabularyRule(counted=SPLITS, unit="character"),
     "text": VocabularyRule(counted=("train",)),
 }
 
@@ -39,7 +39,7 @@ class Corpus:
 
         Args:
             folder: where the texts are.
-            dataset: a key of `DATASETS`, the rule by which words are read and numbered.
+            dataset: a key of `DATASETS`, the rule by which tokens are read and numbered.
             progress: show a progress bar while encoding.
 
         Raises:

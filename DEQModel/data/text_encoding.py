@@ -2,7 +2,8 @@
 
 Each text, a large one in two halves at the same time, is numbered by first occurrence while it is read, once. Then the
 words and counts of the numbered texts are merged in their order, and the numbers replaced by the final ids. Thus
-ties in the counts are settled by first occurrence, whatever the parts.
+ties in the counts are settled by first occurrence, whatever the parts. Where the tokens are characters, the numbered
+words are spelled before they are merged, unless the words of all texts are single characters.
 """
 
 import codecs
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text_mistakes import no_text, unknown_word
+from data.characters import are_characters, spell
+from data.text_mistakes import no_text, unknown_token
 from data.text_numbering import ID_TYPE, NO_TEXT, NumberedText, number_text
 from data.vocabulary import EOS, UNK, VocabularyRule
 from system.errors import UserError
@@ -31,7 +33,7 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
 
     Args:
         texts: split name to UTF-8 text file.
-        rule: which splits are counted, and whether to lower-case.
+        rule: which splits are counted, whether to lower-case, and what a token is.
         out: an existing folder, which gets an `id_file` of raw little-endian int32 ids for each split.
         progress: show a progress bar in bytes on standard error, or one line where that is no terminal.
 
@@ -54,14 +56,18 @@ def encode_corpus(texts: Mapping[str, Path], rule: VocabularyRule, out: Path, *,
         numbered = {
             split: _number_in_parts(path, rule, Path(scratch, split), bar.update) for split, path in texts.items()
         }
+        every = [part for parts in numbered.values() for part in parts]
+        spelled = rule.unit == "character" and not all(are_characters(part.words()) for part in every)
+        for part in every if spelled else ():
+            spell(part)
         words = _vocabulary([part for split in rule.counted for part in numbered[split]])
         ids = {word: i for i, word in enumerate(words)}
         for split, parts in numbered.items():
             if not _write_ids(parts, ids, id_file(out, split)):
                 of_what = f"the training text, which has no {UNK} either"
-                remedy = f"replace rare words of the training text by {UNK}"
+                remedy = f"replace rare {rule.unit}s of the training text by {UNK}"
                 with open(texts[split], "rb") as file:
-                    raise unknown_word(texts[split], file, rule, ids, of_what, remedy)
+                    raise unknown_token(texts[split], file, rule, ids, of_what, remedy, spelled=spelled)
     return words
 
 

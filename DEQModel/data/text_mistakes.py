@@ -2,10 +2,10 @@
 
 import io
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import BinaryIO
 
-from data.vocabulary import VocabularyRule
+from data.vocabulary import BLANK, EOS, VocabularyRule
 from system.errors import UserError
 
 UNREADABLE = re.compile("[\0\udc80-\udcff]")  # NUL, and what "surrogateescape" makes of bytes that are not UTF-8
@@ -21,27 +21,37 @@ def no_text(name: object, text: BinaryIO) -> UserError:
     return UserError(f"{name}, line {number}: {what}; convert the file to UTF-8")
 
 
-def unknown_word(
-    name: object, text: BinaryIO, rule: VocabularyRule, known: Container[str], vocabulary: str, remedy: str
+def unknown_token(
+    name: object,
+    text: BinaryIO,
+    rule: VocabularyRule,
+    known: Container[str],
+    vocabulary: str,
+    remedy: str,
+    *,
+    spelled: bool = False,
 ) -> UserError:
-    """The first word that is not known; there must be one.
+    """The first token that is not known; there must be one.
 
     Args:
         name: of the text.
         text: in UTF-8, at its beginning.
-        rule: by which its words are read.
-        known: the words that have ids.
-        vocabulary: what they are the words of.
+        rule: by which its tokens are read.
+        known: the tokens that have ids.
+        vocabulary: what these are the tokens of.
         remedy: what to do.
+        spelled: whether the characters of its words are the tokens.
     """
+
+    def tokens(line: str) -> Iterable[str]:
+        words = (line.lower() if rule.lower_case else line).split()
+        return BLANK.join(words).replace(EOS, "") if spelled else words
+
     with _lines(text) as lines:
-        number, word = next(
-            (number, word)
-            for number, line in enumerate(lines, 1)
-            for word in (line.lower() if rule.lower_case else line).split()
-            if word not in known
+        number, token = next(
+            (number, token) for number, line in enumerate(lines, 1) for token in tokens(line) if token not in known
         )
-    return UserError(f"{name}, line {number}: the word {word!r} is not in {vocabulary}; {remedy}")
+    return UserError(f"{name}, line {number}: the {rule.unit} {token!r} is not in {vocabulary}; {remedy}")
 
 
 def _lines(text: BinaryIO, errors: str = "strict") -> io.TextIOWrapper:

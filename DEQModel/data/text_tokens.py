@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.text_mistakes import no_text, unknown_word
+from data.characters import Spelling, are_characters, n_before_blank
+from data.text_mistakes import no_text, unknown_token
 from data.text_numbering import ID_TYPE, TEXT_CHUNK, first_come_numbers, read_words
-from data.vocabulary import EOS, UNK, Vocab, VocabularyRule
+from data.vocabulary import BLANK, EOS, UNK, Unit, Vocab, VocabularyRule
 from system.errors import UserError
 
 STANDARD_INPUT = "-"
@@ -22,12 +23,16 @@ N_SHOWN = 5  # unknown words
 class TextTokens:
     """N tokens, read by the rule of corpora: the words of every line, which white space divides, and `<eos>` behind it.
 
+    Where the rule's tokens are characters, the words are spelled, with `_` between two of a line, unless each is one
+    character.
+
     Attributes:
         name: of the text, for messages.
-        words: those that occur, as they stand in the text; `<eos>` is the first.
+        words: the words, or characters, that occur, as they stand in the text; `<eos>` is the first.
         numbers: (N,) int32, the place in `words` of each token.
         ids: (N,) int32, the id of each token; that of `<unk>` for words outside the vocabulary.
         unknown: these words, in the order of their first occurrence, and how often each occurs.
+        unit: what a token is.
     """
 
     name: str
@@ -35,6 +40,7 @@ class TextTokens:
     numbers: np.ndarray
     ids: np.ndarray
     unknown: Mapping[str, int]
+    unit: Unit = "word"
 
     @classmethod
     def of_file(cls, source: str, vocab: Vocab, rule: VocabularyRule) -> "TextTokens":
@@ -68,10 +74,14 @@ class TextTokens:
         except UnicodeError:
             raise no_text(name, io.BytesIO(data)) from None
         words, numbers = tuple(places), np.concatenate(pieces)
+        spelled = rule.unit == "character" and not are_characters(words)
+        if spelled:
+            spelling = Spelling(words, n_before_blank([numbers]))
+            words, numbers = spelling.characters, spelling.of(numbers)
         read_as = [word.lower() for word in words] if rule.lower_case else words
         if vocab.unk_id is None and any(word not in vocab for word in read_as):
-            of_what, remedy = f"the vocabulary, which has no {UNK} either", "replace it by a word that is"
-            raise unknown_word(name, io.BytesIO(data), rule, vocab, of_what, remedy)
+            of_what, remedy = f"the vocabulary, which has no {UNK} either", f"replace it by a {rule.unit} that is"
+            raise unknown_token(name, io.BytesIO(data), rule, vocab, of_what, remedy, spelled=spelled)
         counts = np.bincount(numbers, minlength=len(words))
         return cls(
             name=name,
@@ -79,6 +89,7 @@ class TextTokens:
             numbers=numbers,
             ids=np.array([vocab.id_of(word) for word in read_as], ID_TYPE)[numbers],
             unknown={words[i]: int(counts[i]) for i, word in enumerate(read_as) if word not in vocab},
+            unit=rule.unit,
         )
 
     def __len__(self) -> int:
@@ -86,15 +97,21 @@ class TextTokens:
 
     @cached_property
     def is_word(self) -> np.ndarray:
-        """Which tokens are words and not line ends, (N,) bool."""
-        return self.numbers != self.words.index(EOS)
+        """Which tokens are words, or in texts of characters the last of one, (N,) bool: not line ends, not blanks."""
+        divides = np.array([word == EOS or (word == BLANK and self.unit == "character") for word in self.words])
+        within = ~divides[self.numbers]
+        if self.unit == "character":
+            within[:-1] &= ~within[1:]
+        return within
 
     @cached_property
     def characters(self) -> np.ndarray:
         """Characters that each token adds to the text with single blanks between words and one line end a line, (N,).
 
-        A word brings the blank before it along, where there is one.
+        A word brings the blank before it along, where there is one. In texts of characters each token is one.
         """
+        if self.unit == "character":
+            return np.ones(len(self), np.int64)
         lengths = np.array([1 if word == EOS else len(word) for word in self.words], np.int64)[self.numbers]
         lengths[1:] += self.is_word[1:] & self.is_word[:-1]
         return lengths
@@ -103,10 +120,10 @@ class TextTokens:
         """How many words are unknown, of how many, and the first of them; empty where all are known."""
         if not self.unknown:
             return ""
-        n_unknown, n_words = sum(self.unknown.values()), np.count_nonzero(self.is_word)
+        n_unknown, n_read = sum(self.unknown.values()), np.count_nonzero(self.numbers)
         shown = ", ".join(map(repr, list(self.unknown)[:N_SHOWN]))
         more = f" and {len(self.unknown) - N_SHOWN:,} more" if len(self.unknown) > N_SHOWN else ""
-        return f"words outside the vocabulary, read as {UNK}: {n_unknown:,} of {n_words:,} ({shown}{more})"
+        return f"{self.unit}s outside the vocabulary, read as {UNK}: {n_unknown:,} of {n_read:,} ({shown}{more})"
 
 
 def read_source(source: str) -> tuple[bytes, str]:

@@ -178,9 +178,10 @@ def _open_entry(entry: Path, rule: VocabularyRule, sources: Mapping[str, SourceT
         return None
     try:
         record = json.loads((entry / "record.json").read_bytes())
+        # older programs knew no other unit
         fits = (
             record["format"] == FORMAT
-            and record["rule"] == json.loads(json.dumps(asdict(rule)))
+            and {"unit": "word"} | record["rule"] == json.loads(json.dumps(asdict(rule)))
             and all(source.is_the_one_of(record["texts"][split]) for split, source in sources.items())
         )
         if not fits:

@@ -6,25 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from system.atomic_file import write_atomically
 from system.errors import UserError
 
 EOS = "<eos>"
 UNK = "<unk>"
+BLANK = "_"  # between words, in texts of characters
+Unit = Literal["word", "character"]
 
 
 @dataclass(frozen=True)
 class VocabularyRule:
-    """How the words of a dataset are read and counted.
+    """How the tokens of a dataset are read and counted.
 
     Args:
-        counted: the splits whose words make up the vocabulary, in the order in which they are counted.
+        counted: the splits whose tokens make up the vocabulary, in the order in which they are counted.
         lower_case: whether the text is lower-cased.
+        unit: what a token is; `data.characters` tells how a text is read as characters.
     """
 
     counted: tuple[str, ...]
     lower_case: bool = False
+    unit: Unit = "word"
 
 
 class Vocab:

@@ -14,6 +14,8 @@ from torch import Tensor
 from config.depth import reported_options
 from config.settings import Settings
 from config.words import EVALUATION_LENGTHS, options
+from data.corpus import DATASETS
+from data.measure import MEASURES
 from data.segments import Segment
 from evaluation.divided_solves import whole_solve
 from evaluation.report import EvaluationReport, SpectralRadius, bar_figures
@@ -113,6 +115,7 @@ def _read(
     was_training = model.training
     model.eval()
     sums, memory, solves, start = _Sums(n_segments), None, SolveStatistics(), time.perf_counter()
+    measure = MEASURES[DATASETS[settings.dataset].unit]
     with progress_bar(n_segments, split, hidden=hidden) as bar:
         for i, batch in enumerate(islice(batches, n_segments)):
             if i in with_radius:
@@ -129,7 +132,7 @@ def _read(
                 sums.solves.append(dataclasses.replace(output.solve.forward, abs_trace=(), rel_trace=()))
             if bar.update():
                 speed = sums.n_tokens / (time.perf_counter() - start)
-                bar.show(bar_figures(float(sums.nll.sum()) / sums.n_tokens, speed, solves))
+                bar.show(bar_figures(float(sums.nll.sum()) / sums.n_tokens, measure, speed, solves))
     model.train(was_training)
     sums.nll = sums.nll.cpu()
     sums.seconds = time.perf_counter() - start
@@ -156,6 +159,7 @@ def _report(parts: Sequence[_Sums], split: str, settings: Settings, depth: Depth
         solve=solve_summary(settings, solves) if solves.n_solves else None,
         radius=SpectralRadius.over(radii) if radii else None,
         seconds=parts[0].seconds,
+        unit=DATASETS[settings.dataset].unit,
     )
 
 

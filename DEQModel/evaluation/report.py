@@ -9,19 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.measure import MEASURES, PERPLEXITY, Measure, bits, figures
+from data.vocabulary import Unit
 from evaluation.solve_statistics import SolveStatistics, SolveSummary
 from system.figures import four_digits, three_digits
 from system.lines import WIDTH, wrapped
 
 INDENT = " " * 4  # of a report's lines after the first
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss in nats per token); infinite where that is too large for a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ class EvaluationReport:
         solve: the solver and its solves; None where shallow.
         radius: of ∂f/∂z, where it was asked for.
         seconds: time taken, the spectral radius apart.
+        unit: what a token is.
     """
 
     split: str
@@ -73,6 +68,7 @@ class EvaluationReport:
     solve: SolveSummary | None
     radius: SpectralRadius | None
     seconds: float
+    unit: Unit = "word"
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "EvaluationReport":
@@ -90,7 +86,17 @@ class EvaluationReport:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return perplexity(self.loss)
+        return PERPLEXITY.of(self.loss)
+
+    @property
+    def measure(self) -> Measure:
+        """The figure by which people compare models of such tokens."""
+        return MEASURES[self.unit]
+
+    @property
+    def shown(self) -> str:
+        """That figure."""
+        return self.measure.shown(self.loss)
 
     @property
     def tokens_per_second(self) -> float:
@@ -99,7 +105,7 @@ class EvaluationReport:
 
     def scalars(self) -> dict[str, float]:
         """The numbers that change from one validation to the next, by the names of their curves."""
-        values = {"loss": self.loss, "perplexity": self.perplexity, "tokens_per_second": self.tokens_per_second}
+        values = {"loss": self.loss, **figures(self.loss, self.unit), "tokens_per_second": self.tokens_per_second}
         if self.solve is not None:
             values |= self.solve.scalars()
         if self.radius is not None:
@@ -114,13 +120,14 @@ class EvaluationReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For results: the same, and the figures that follow from it."""
-        return {**self.state(), **{name: getattr(self, name) for name in DERIVED}}
+        return {**self.state(), **figures(self.loss, self.unit), "tokens_per_second": self.tokens_per_second}
 
     def __str__(self) -> str:
-        bits = self.loss / math.log(2)
+        in_bits = "" if self.unit == "character" else f" ({bits(self.loss):.5f} bits)"
+        also = f"perplexity {self.perplexity:.3f} | " if self.unit == "character" else ""
         how = str(self.solve) if self.shallow is None else f"shallow: {self.shallow} applications of the cell"
         lines = [
-            f"{self.split}: perplexity {self.perplexity:.3f} | loss {self.loss:.5f} nats ({bits:.5f} bits) per token",
+            f"{self.split}: {self.measure.name} {self.shown} | {also}loss {self.loss:.5f} nats{in_bits} per token",
             f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "
             f"memory {self.memory}",
             *how.split("\n"),
@@ -132,10 +139,11 @@ class EvaluationReport:
 
 OWN = [field.name for field in dataclasses.fields(EvaluationReport) if field.name != "solve"]
 OF_SOLVE = [field.name for field in dataclasses.fields(SolveSummary) if field.name != "options"]
-DERIVED = ("perplexity", "tokens_per_second")
+DERIVED = (*(measure.key for measure in MEASURES.values()), "tokens_per_second")
 
 
-def bar_figures(loss: float, speed: float, solves: SolveStatistics) -> list[str]:
-    """Loss, perplexity, tokens per second and the solves' means, for a progress bar."""
-    figures = [f"loss {three_digits(loss)}", f"ppl {four_digits(perplexity(loss))}", f"{three_digits(speed)}/s"]
-    return [*figures, f"solver {solves.brief()}"] if solves.n_solves else figures
+def bar_figures(loss: float, measure: Measure, speed: float, solves: SolveStatistics) -> list[str]:
+    """Loss, perplexity or what is shown in its place, tokens per second and the solves' means, for a progress bar."""
+    compared = f"{measure.short} {four_digits(measure.of(loss))}"
+    shown = [f"loss {three_digits(loss)}", compared, f"{three_digits(speed)}/s"]
+    return [*shown, f"solver {solves.brief()}"] if solves.n_solves else shown

@@ -62,7 +62,7 @@ def _places(call: Call[ScoreSettings]) -> tuple[str | None, str]:
 def _notes(text: TextTokens, own: ScoreSettings, settings: Settings) -> Iterator[str]:
     """What one should know of the score."""
     left_over = len(text) % own.rows
-    first = f"the first word of each of {own.rows} rows is" if own.rows > 1 else "the first word is"
+    first = f"the first {text.unit} of each of {own.rows} rows is" if own.rows > 1 else f"the first {text.unit} is"
     rest = f", and the last {left_over} of {len(text):,} tokens do not fill the rows" if left_over else ""
     yield f"note: {first} only context{rest}"
     if told := text.unknown_in_words():

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from config.depth import evaluation_depth
 from config.words import EVALUATION_LENGTHS, options
 from data.batches import OrderedBatches
+from data.measure import MEASURES, bits
 from data.text_tokens import TextTokens
 from evaluation.evaluation import solve_summary
 from evaluation.report import INDENT, EvaluationReport, bar_figures
@@ -36,7 +37,7 @@ class Score:
 
     Attributes:
         report: its perplexity, and what that depends on.
-        n_words: scored tokens that are words.
+        n_words: scored tokens that are words, or end one.
         n_characters: of the scored tokens, as `TextTokens.characters` counts them.
         tokens: what it makes of each token, where that was asked for.
     """
@@ -49,7 +50,7 @@ class Score:
     @property
     def bits(self) -> float:
         """Of all scored tokens together, line ends included."""
-        return self.report.loss * self.report.n_tokens / math.log(2)
+        return bits(self.report.loss) * self.report.n_tokens
 
     @property
     def bits_per_word(self) -> float:
@@ -62,11 +63,12 @@ class Score:
         return self.bits / self.n_characters
 
     def __str__(self) -> str:
-        bits = (
-            f"{self.bits_per_word:.5f} bits per word ({self.n_words:,} words, the bits of line ends shared among them)",
+        shared = "line ends" if self.report.unit == "word" else "blanks and line ends"
+        figures = (
+            f"{self.bits_per_word:.5f} bits per word ({self.n_words:,} words, the bits of {shared} shared among them)",
             f"{self.bits_per_character:.5f} bits per character ({self.n_characters:,} characters)",
         )
-        return f"\n{INDENT}".join([str(self.report), *bits])
+        return f"\n{INDENT}".join([str(self.report), *figures])
 
 
 @torch.no_grad()
@@ -111,6 +113,7 @@ def score(
         solve=solve_summary(trained.settings, reader.solves) if reader.solves.n_solves else None,
         radius=None,
         seconds=time.perf_counter() - start,
+        unit=text.unit,
     )
     n_words = int(np.count_nonzero(text.is_word & scored))
     return Score(report, n_words, int(text.characters[scored].sum()), reader.tokens)
@@ -136,6 +139,7 @@ class _Reader:
     def __init__(self, trained: TrainedModel, length: int, tokens: TokenScores | None):
         self.trained, self.length, self.tokens = trained, length, tokens
         self.depth, self.solves = evaluation_depth(trained.settings), SolveStatistics()
+        self.measure = MEASURES[trained.rule.unit]
 
     def read(self, segments: OrderedBatches, rows: range, bar: tqdm) -> Tensor:
         """Σ nll of each of these rows, (b,) float64."""
@@ -153,7 +157,7 @@ class _Reader:
             if bar.update():
                 seen = len(rows) * (segment.start + len(targets))
                 speed = seen / (time.perf_counter() - begin)
-                bar.show(bar_figures(float(sums.sum()) / seen, speed, self.solves))
+                bar.show(bar_figures(float(sums.sum()) / seen, self.measure, speed, self.solves))
         return sums
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from config.depth import equilibrium
 from config.settings import Settings
+from data.corpus import DATASETS
+from data.measure import MEASURES
 from data.segments import Segment
 from evaluation.evaluation import evaluate
 from evaluation.report import EvaluationReport
@@ -15,8 +17,8 @@ from system.distributed import World
 from system.progress import progress_bar, say
 
 COLUMNS: dict[str, Callable[["SweepPoint"], str]] = {
-    "valid ppl": lambda point: f"{point.valid.perplexity:.2f}",
-    "test ppl": lambda point: f"{point.test.perplexity:.2f}",
+    "valid": lambda point: point.valid.measure.in_table(point.valid.loss),
+    "test": lambda point: point.test.measure.in_table(point.test.loss),
     "tokens/s": lambda point: f"{point.test.tokens_per_second:,.0f}",
     "steps": lambda point: f"{point.test.solve.steps:.1f}",
     "residual": lambda point: residual_in_words(point.test.solve.residual),
@@ -63,7 +65,9 @@ def sweep(
     """
     rows = [dict(point) for point in points]
     widths = {name: max(len(str(point[name])) for point in [{name: name}, *rows]) for name in rows[0]}
-    write("  ".join([*(name.rjust(width) for name, width in widths.items()), *(c.rjust(WIDTH) for c in COLUMNS)]))
+    short = MEASURES[DATASETS[next(iter(points.values())).dataset].unit].short
+    heads = [f"{name} {short}" if name in ("valid", "test") else name for name in COLUMNS]
+    write("  ".join([*(name.rjust(width) for name, width in widths.items()), *(c.rjust(WIDTH) for c in heads)]))
     with progress_bar(len(points), "sweep", hidden=not (world is None or world.is_first)) as bar:
         for point, changed in zip(rows, points.values(), strict=True):
             depth = equilibrium(changed)

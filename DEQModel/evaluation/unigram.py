@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 
-from evaluation.report import perplexity
-
 COUNT_BLOCK = 1 << 22  # tokens
 
 
@@ -15,8 +13,8 @@ def unigram_counts(ids: np.ndarray, n_token: int) -> np.ndarray:
     return sum((np.bincount(block, minlength=n_token) for block in blocks), np.zeros(n_token, dtype=np.int64))
 
 
-def unigram_perplexity(train: np.ndarray, split: np.ndarray, n_token: int) -> float:
-    """Perplexity on `split` of the unigram model of `train`, p(w) = (count of w + 1) / (N + V).
+def unigram_loss(train: np.ndarray, split: np.ndarray, n_token: int) -> float:
+    """Mean nll, nats per token, on `split` of the unigram model of `train`, p(w) = (count of w + 1) / (N + V).
 
     Args:
         train: (N,) token ids the model is estimated on.
@@ -24,4 +22,4 @@ def unigram_perplexity(train: np.ndarray, split: np.ndarray, n_token: int) -> fl
         n_token: V, number of words.
     """
     log_p = np.log(unigram_counts(train, n_token) + 1.0) - math.log(len(train) + n_token)
-    return perplexity(-float(unigram_counts(split, n_token) @ log_p) / len(split))
+    return -float(unigram_counts(split, n_token) @ log_p) / len(split)

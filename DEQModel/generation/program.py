@@ -38,19 +38,19 @@ def run(argv: Sequence[str]) -> int:
         raise UserError(f"{len(call.places)} arguments that are no flags ({' '.join(call.places)}): pass one RUN")
     own, trained = call.own, PROGRAM.load(call, *call.places or [None])
     prompt, unknown = prompt_tokens(own, trained.vocab, trained.rule)
-    stop = _stop(own.stop, trained)
+    stop, unit = _stop(own.stop, trained), trained.rule.unit
     _remark(*trained.remarks, f"note: {unknown}" if unknown else "", _note_on_memory(trained))
     generator = Generator(trained, Sampling(own.temperature, own.top_k, own.top_p), own.seed)
-    transcript, n_words, start = Transcript(trained.vocab, own.samples, own.seed), 0, time.perf_counter()
+    transcript, n_drawn, start = Transcript(trained.vocab, own.samples, own.seed, unit), 0, time.perf_counter()
     with enough_memory(
         f"--samples {own.samples}", f"lower it, or {options(trained.settings, 'mem_len', 'eval_tgt_len')}"
     ):
         for draw in generator.draws(prompt, length=own.length, samples=own.samples, stop=stop):
             transcript.add(draw)
-            n_words += 1
+            n_drawn += 1
     transcript.close()
     seconds = time.perf_counter() - start
-    _remark(f"{n_words} words in {seconds:.1f} s, {n_words / seconds:,.1f} words/s; {generator.solves}")
+    _remark(f"{n_drawn} {unit}s in {seconds:.1f} s, {n_drawn / seconds:,.1f} {unit}s/s; {generator.solves}")
     return 0
 
 
@@ -59,7 +59,8 @@ def _stop(word: str | None, trained: TrainedModel) -> int | None:
         return None
     word = word.lower() if trained.rule.lower_case else word
     if word not in trained.vocab:
-        raise UserError(f"--stop is {word!r}, which is no word of the vocabulary: pass one that is, such as '<eos>'")
+        unit = trained.rule.unit
+        raise UserError(f"--stop is {word!r}, which is no {unit} of the vocabulary: pass one that is, such as '<eos>'")
     return trained.vocab.id_of(word)
 
 

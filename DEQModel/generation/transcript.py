@@ -1,13 +1,14 @@
 """Samples on the screen: the first one word by word as it is drawn, the others behind it."""
 
-from data.vocabulary import EOS, Vocab
+from data.plain_text import PlainText
+from data.vocabulary import EOS, Unit, Vocab
 from generation.generator import Draw
 from generation.settings import N_SEEDS
 from system.progress import say
 
 
 class Transcript:
-    """Prints the words of samples, single blanks between them, and a line end for `<eos>`.
+    """Prints the words of samples as a plain text.
 
     Several samples have a header each, which names the seed that gives this one alone.
 
@@ -15,12 +16,12 @@ class Transcript:
         vocab: the words.
         samples: how many there are.
         seed: of the first.
+        unit: what a word of the vocabulary is.
     """
 
-    def __init__(self, vocab: Vocab, samples: int, seed: int):
-        self.vocab, self.samples, self.seed = vocab, samples, seed
+    def __init__(self, vocab: Vocab, samples: int, seed: int, unit: Unit = "word"):
+        self.vocab, self.samples, self.seed, self.text = vocab, samples, seed, PlainText(unit)
         self.waiting: list[list[str]] = [[] for _ in range(samples)]  # words of samples that are not shown yet
-        self.within_line = False
         self._begin(0)
 
     def add(self, draw: Draw) -> None:
@@ -45,13 +46,8 @@ class Transcript:
             say(f"--- sample {sample + 1} of {self.samples} (--seed {(self.seed + sample) % N_SEEDS})")
 
     def _put(self, word: str) -> None:
-        if word == EOS:
-            say("")
-        else:
-            say(f" {word}" if self.within_line else word, end="")
-        self.within_line = word != EOS
+        say(self.text.of(word), end="")
 
     def _end(self) -> None:
-        if self.within_line:
-            say("")
-        self.within_line = False
+        if self.text.within_line:
+            say(self.text.of(EOS), end="")

@@ -4,23 +4,25 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data.vocabulary import Unit
 from runs.history import History
 from system.figures import power, three_digits
 from system.lines import WIDTH
 
 OF_NO_INTEREST = {"name", "work_dir", "restart", "restart_dir"}  # settings that tell where a run is
 MISSING = "-"
-whole, tenths, hundredths = "{:,.0f}".format, "{:.1f}".format, "{:.2f}".format
+whole, tenths, hundredths, thousandths = "{:,.0f}".format, "{:.1f}".format, "{:.2f}".format, "{:.3f}".format
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of each run; columns of a group stand under one word."""
+    """A figure of each run; columns of a group stand under one word. With a `unit` it is for runs on such tokens."""
 
     group: str
     head: str
     figure: Callable[[History], float | None]
     write: Callable[[float], str]
+    unit: Unit | None = None
 
     def of(self, runs: Sequence[History]) -> list[str]:
         """Its cells, from the top."""
@@ -36,6 +38,10 @@ COLUMNS = (
     Column("valid ppl", "best", lambda run: run.best_perplexity, hundredths),
     Column("", "at step", lambda run: run.best_step, whole),
     Column("test", "ppl", lambda run: run.result("test", "perplexity"), hundredths),
+    Column("valid bpc", "best", lambda run: run.in_bits_per_character(run.best_perplexity), thousandths, "character"),
+    Column(
+        "test", "bpc", lambda run: run.in_bits_per_character(run.result("test", "perplexity")), thousandths, "character"
+    ),
     Column("forward", "steps", lambda run: run.forward_steps.last, tenths),
     Column("", "residual", lambda run: run.forward_residual.last, power),
     Column("backward", "steps", lambda run: run.backward_steps.last, tenths),
@@ -54,8 +60,12 @@ def names_of(runs: Sequence[History]) -> list[str]:
 
 
 def figures(runs: Sequence[History]) -> str:
-    """Size, length, speed, perplexities and solves of each run, a line a run; the solves' are of the last log line."""
-    return _under_each_other([["", "run", *names_of(runs)], *(column.of(runs) for column in COLUMNS)])
+    """Size, length, speed, perplexities and solves of each run, a line a run; the solves' are of the last log line.
+
+    Where there are runs on characters, bits per character stand beside the perplexities.
+    """
+    columns = [column for column in COLUMNS if column.unit in (None, *(run.unit for run in runs))]
+    return _under_each_other([["", "run", *names_of(runs)], *(column.of(runs) for column in columns)])
 
 
 def differences(runs: Sequence[History]) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data.corpus import DATASETS
+from data.measure import BITS_PER_CHARACTER
+from data.vocabulary import Unit
 from runs.experiment import LOG_FILE, RESULTS_FILE, SETTINGS_FILE
 from system.errors import UserError
 from system.json_file import read_json
@@ -129,6 +132,18 @@ class History:
         points = [point for point in zip(curve.steps, curve.values, strict=True) if math.isfinite(point[1])]
         seen = [value for step, value in points if step > first] or [value for _, value in points]
         return self.result("valid", "perplexity") or min(seen, default=None)
+
+    @property
+    def unit(self) -> Unit:
+        """What its tokens are, words where its settings do not tell."""
+        rule = DATASETS.get(str(self.settings.get("dataset")))
+        return rule.unit if rule else "word"
+
+    def in_bits_per_character(self, perplexity: float | None) -> float | None:
+        """The same for a run on characters; None for one on words."""
+        if self.unit != "character" or not perplexity or perplexity < 0:
+            return None
+        return BITS_PER_CHARACTER.of(math.log(perplexity))
 
     @property
     def best_step(self) -> int | None:

@@ -103,7 +103,7 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
         kind=command.spec.name,
         n_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         n_words=len(trained.vocab),
-        lower_case=trained.rule.lower_case,
+        rule=trained.rule,
         sentence=" ".join(trained.vocab.words[1 : 1 + N_WORDS_OF_PROMPT]),
         model=trained.in_words,
         has_unknown=trained.vocab.unk_id is not None,

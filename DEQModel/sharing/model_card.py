@@ -1,10 +1,11 @@
 """The model card of an exported model: what it is, what it scores, what it was made with, how to use it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.measure import bits
+from data.vocabulary import VocabularyRule
 from evaluation.report import EvaluationReport
 
 USE = """\
@@ -33,7 +34,7 @@ class ModelCard:
         kind: of the model.
         n_parameters: numbers in its weights, tied ones once.
         n_words: V.
-        lower_case: whether its texts were lower-cased.
+        rule: how its texts were read.
         sentence: some of its words, for an example of a prompt.
         model: its settings, as flags.
         has_unknown: whether there is a word for those outside the vocabulary.
@@ -46,7 +47,7 @@ class ModelCard:
     kind: str
     n_parameters: int
     n_words: int
-    lower_case: bool
+    rule: VocabularyRule
     sentence: str
     model: str
     has_unknown: bool
@@ -55,16 +56,18 @@ class ModelCard:
     files: Mapping[str, str]
 
     def __str__(self) -> str:
-        lower = ", in lower case" if self.lower_case else ""
+        lower = ", in lower case" if self.rule.lower_case else ""
+        unit = self.rule.unit
         unknown = "read as `<unk>`" if self.has_unknown else "refused"
+        spelled = "It is read as characters, `_` for a blank between words. " if unit == "character" else ""
         parts = [
             f"# {self.name}",
             f"A {self.kind} language model: a deep equilibrium model (arXiv 1909.01377) with {self.n_parameters:,} "
-            f"parameters over {self.n_words:,} words.",
+            f"parameters over {self.n_words:,} {unit}s.",
             "## Figures\n\n" + self._figures(),
             "## Use\n\n" + USE.format(prompt=self.sentence),
-            f"A text is words with white space between them{lower}; `<eos>` ends every line. Words that are not in "
-            f"`vocabulary.txt` are {unknown}.",
+            f"A text is words with white space between them{lower}; `<eos>` ends every line. "
+            f"{spelled}{unit.capitalize()}s that are not in `vocabulary.txt` are {unknown}.",
             f"## Settings\n\n```\n{self.model}\n```\n\nAll of them, those of training too, are in `settings.json`.",
             "## Made with\n\n" + "\n".join(f"- {name}: {value}" for name, value in self.environment.items()),
             "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in self.files.items()),
@@ -74,8 +77,9 @@ class ModelCard:
     def _figures(self) -> str:
         if not self.reports:
             return "There are none of these weights."
-        rows = ["| split | perplexity | nats a token | bits a token | tokens |", "|---|---|---|---|---|"]
+        in_bits = "bits a token" if self.rule.unit == "word" else "bits per character"
+        rows = [f"| split | perplexity | nats a token | {in_bits} | tokens |", "|---|---|---|---|---|"]
         for report in self.reports:
-            figures = f"{report.perplexity:.3f} | {report.loss:.5f} | {report.loss / math.log(2):.5f}"
+            figures = f"{report.perplexity:.3f} | {report.loss:.5f} | {bits(report.loss):.5f}"
             rows.append(f"| {report.split} | {figures} | {report.n_tokens:,} |")
         return "\n".join([*rows, "", "```", *map(str, self.reports), "```"])

@@ -2,8 +2,9 @@
 
 import time
 
+from data.measure import PERPLEXITY, Measure
 from evaluation.probe import Probe
-from evaluation.report import EvaluationReport, perplexity
+from evaluation.report import EvaluationReport
 from evaluation.solve_statistics import shares_in_words
 from system.figures import duration, four_digits, plain, power, three_digits
 from system.lines import CLOCK_WIDTH, WIDTH, rows
@@ -18,11 +19,11 @@ def legend() -> str:
     return f"{time.strftime('%Y-%m-%d')} legend: loss in nats, tokens/s, time left; {solves}"
 
 
-def figures(window: Window) -> dict[str, str]:
+def figures(window: Window, measure: Measure) -> dict[str, str]:
     """What some updates came to, by kind, in few characters and of the same width from line to line."""
     texts = {
         "loss": f"loss {three_digits(window.loss):<4}",
-        "ppl": f"ppl {four_digits(perplexity(window.loss)):<5}",
+        "measure": f"{measure.short} {four_digits(measure.of(window.loss)):<5}",
         "lr": f"lr {power(window.lr, 0 if window.lr < 1e-9 else 1):<6}",
         "speed": f"{three_digits(window.speed) + '/s':<7}",
     }
@@ -34,18 +35,18 @@ def figures(window: Window) -> dict[str, str]:
     return {**texts, "grad": f"grad {plain(window.norm)}"}
 
 
-def for_bar(window: Window) -> list[str]:
+def for_bar(window: Window, measure: Measure = PERPLEXITY) -> list[str]:
     """The same beside a progress bar, the first where there is little room."""
-    texts = figures(window)
-    order = ("loss", "ppl", "speed", "f", "skipped", "b", "lr", "grad")
+    texts = figures(window, measure)
+    order = ("loss", "measure", "speed", "f", "skipped", "b", "lr", "grad")
     return [texts[name] for name in order if name in texts]
 
 
-def of_updates(window: Window, step: int, last_step: int) -> str:
+def of_updates(window: Window, step: int, last_step: int, measure: Measure = PERPLEXITY) -> str:
     """The line of the updates since the last one, to be stamped. What it has no room for is left off its end."""
-    texts = figures(window)
+    texts = figures(window, measure)
     left = duration(window.seconds_per_update * (last_step - step))
-    parts = [f"step {step:<{len(str(last_step))}}", *(texts.pop(name) for name in ("loss", "ppl", "lr", "speed"))]
+    parts = [f"step {step:<{len(str(last_step))}}", *(texts.pop(name) for name in ("loss", "measure", "lr", "speed"))]
     parts += [f"{left:<4} left", *texts.values()]
     while len(" ".join(parts)) > WIDTH - CLOCK_WIDTH:
         parts.pop()
@@ -82,10 +83,10 @@ def of_validation(
         step, epoch: where the run stands.
         probe: of the model, where it is an equilibrium.
     """
-    place = "best so far" if best is report else f"(best {best.perplexity:.3f})" if best else "(none finite so far)"
+    place = "best so far" if best is report else f"(best {best.shown})" if best else "(none finite so far)"
     lines = [
-        f"step {step} valid loss {report.loss:.5f} ppl {report.perplexity:.3f} {place}, {report.seconds:.1f} s, "
-        f"{three_digits(report.tokens_per_second)} tokens/s"
+        f"step {step} valid loss {report.loss:.5f} {report.measure.short} {report.shown} {place}, "
+        f"{report.seconds:.1f} s, {three_digits(report.tokens_per_second)} tokens/s"
     ]
     solve = report.solve
     table = {"valid": f"{report.shallow} applications of the cell" if solve is None else solve.in_words()}

@@ -18,11 +18,12 @@ NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to di
 
 
 def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping[str, float]) -> str:
-    """What is going to be trained, on how many tokens, and what there is to beat: perplexities by split."""
+    """What is going to be trained, on how many tokens, and what there is to beat: the unigram model's loss by split."""
     size = sum(parameter.numel() for parameter in trainer.model.parameters())
-    scores = " and ".join(f"perplexity {score:.3f} on {split}" for split, score in unigram.items())
+    unit, measure = trainer.narration.unit, trainer.narration.measure
+    scores = " and ".join(f"{measure.name} {measure.shown(loss)} on {split}" for split, loss in unigram.items())
     return (
-        f"{n_words:,} words, {n_tokens:,} tokens for training, {size:,} parameters, on "
+        f"{n_words:,} {unit}s, {n_tokens:,} tokens for training, {size:,} parameters, on "
         f"{trainer.device}{number_of_processes(trainer.world)}\nfor comparison, a unigram model scores {scores}"
     )
 

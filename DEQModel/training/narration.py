@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from data.measure import MEASURES, figures
+from data.vocabulary import Unit
 from evaluation.probe import Probe
 from evaluation.report import EvaluationReport
 from runs.experiment import Experiment
@@ -20,10 +22,12 @@ class Narration:
         progress: where it stands.
         telemetry: what its updates came to.
         max_step: number of the step at which it ends.
+        unit: what a token is.
     """
 
-    def __init__(self, experiment: Experiment, progress: Progress, telemetry: Telemetry, max_step: int):
+    def __init__(self, experiment: Experiment, progress: Progress, telemetry: Telemetry, max_step: int, unit: Unit):
         self.experiment, self.progress, self.telemetry, self.max_step = experiment, progress, telemetry, max_step
+        self.unit, self.measure = unit, MEASURES[unit]
 
     def begin(self) -> None:
         """Tell how the lines are to be read."""
@@ -42,11 +46,12 @@ class Narration:
     def updates(self) -> None:
         """Tell of the updates since the last such line."""
         progress, recent = self.progress, self.telemetry.logged()
-        self.experiment.log(stamped(of_updates(recent, progress.step, self.max_step)), routine=True)
+        self.experiment.log(stamped(of_updates(recent, progress.step, self.max_step, self.measure)), routine=True)
         if text := warning(recent):
             self.say(text)
         more = {"train/epoch": progress.epoch, "train/seconds": self.telemetry.totals.seconds}
-        self._draw({**recent.scalars(), **more})
+        compared = {f"train/{name}": value for name, value in figures(recent.loss, self.unit).items()}
+        self._draw({**recent.scalars(), **compared, **more})
 
     def skipped(self, update: Update, max_bad_steps: int) -> None:
         """Tell of an update that was not made, and how many in a row would stop the run."""

@@ -23,7 +23,7 @@ from evaluation.evaluation import EVAL_ROWS, evaluate, is_under
 from evaluation.report import EvaluationReport
 from evaluation.sweep import sweep
 from evaluation.trained_model import make_model
-from evaluation.unigram import unigram_perplexity
+from evaluation.unigram import unigram_loss
 from models.protocol import LanguageModel, ModelSpec
 from modules.depth import Applications
 from runs.experiment import SWEEP_FILE
@@ -138,7 +138,7 @@ class Work:
             self.train()
 
     def evaluate(self) -> None:
-        """Tell the perplexities on valid and test, and write them into a folder of their own."""
+        """Tell how likely the model finds valid and test, and write it into a folder of its own."""
         settings, depth, reports = self.settings, evaluation_depth(self.settings), {}
         with open_record(self.command, self.call, self.world, self.device) as experiment:
             experiment.log("\n".join([*self.call.remarks, self.command.model_in_words(settings)]))
@@ -265,9 +265,7 @@ class Work:
 
     def _unigram(self) -> Mapping[str, float]:
         corpus = self.corpus
-        return {
-            split: unigram_perplexity(corpus.train, getattr(corpus, split), len(corpus.vocab)) for split in HELD_OUT
-        }
+        return {split: unigram_loss(corpus.train, getattr(corpus, split), len(corpus.vocab)) for split in HELD_OUT}
 
     def _held_out(self, settings: Settings) -> dict[str, OrderedBatches]:
         return held_out_batches(settings, self.corpus, self.device)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.measure import figures
 from evaluation.report import EvaluationReport
 from system.lines import wrapped
 from training.telemetry import TrainingTotals
@@ -17,7 +18,7 @@ class RunResults:
     """Figures of a finished run.
 
     Attributes:
-        unigram: split -> perplexity of the unigram model.
+        unigram: split -> mean nll of the unigram model, nats per token.
         after_shallow: validation at the end of the shallow stage; None where no shallow stage ended in the run.
         valid, test: the best model's reports.
         training: what the updates took.
@@ -36,8 +37,10 @@ class RunResults:
     def as_dict(self) -> dict[str, Any]:
         """All of it, for a file."""
         rate = {"tokens_per_second": self.training.tokens_per_second}
+        unigram = {split: figures(loss, self.test.unit) for split, loss in self.unigram.items()}
+        names = figures(0.0, self.test.unit)
         return {
-            "unigram_perplexity": dict(self.unigram),
+            **{f"unigram_{name}": {split: unigram[split][name] for split in unigram} for name in names},
             "shallow_stage": self.after_shallow and self.after_shallow.as_dict(),
             "valid": self.valid.as_dict(),
             "test": self.test.as_dict(),
@@ -47,11 +50,16 @@ class RunResults:
         }
 
     def __str__(self) -> str:
+        measure = self.test.measure
+
+        def row(*losses: float) -> str:
+            return " ".join(f"{measure.in_table(loss):>10}" for loss in losses)
+
         rows = [
-            ("perplexity", f"{'valid':>10} {'test':>10}"),
-            ("  unigram model", f"{self.unigram['valid']:10.2f} {self.unigram['test']:10.2f}"),
-            ("  after shallow stage", f"{self.after_shallow.perplexity:10.2f}" if self.after_shallow else f"{'-':>10}"),
-            ("  final", f"{self.valid.perplexity:10.2f} {self.test.perplexity:10.2f}"),
+            (measure.name, f"{'valid':>10} {'test':>10}"),
+            ("  unigram model", row(self.unigram["valid"], self.unigram["test"])),
+            ("  after shallow stage", row(self.after_shallow.loss) if self.after_shallow else f"{'-':>10}"),
+            ("  final", row(self.valid.loss, self.test.loss)),
             ("solver on test", self._solves()),
             (
                 "training",

@@ -6,6 +6,7 @@ import textwrap
 from config.flags import CommandLine
 from config.settings import Settings
 from data.corpus import DATASETS
+from data.plain_text import PlainText
 from data.vocabulary import EOS, Vocab
 from evaluation.trained_model import TrainedModel
 from generation.generator import Generator
@@ -37,5 +38,6 @@ def sample(command: CommandLine, model: LanguageModel, vocab: Vocab, settings: S
             words = [vocab.words[draw.word] for draw in generator.draws(start, length=settings.sample)]
     except UserError as error:
         return f"no sample of the model: {error}"
-    lines = [line for text in " ".join(words).split(EOS) for line in textwrap.wrap(text.strip(), WIDTH)]
+    text = "".join(map(PlainText(trained.rule.unit).of, words))
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line.strip(), WIDTH)]
     return "\n".join(["a sample of the model:", *lines])

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.report import perplexity
 from evaluation.solve_statistics import SolveStatistics
 from training.update import Update
 
@@ -92,7 +91,6 @@ class Window:
             penalties["train/activation_loss"] = self.activation_loss / self.regularised
         return {
             "train/loss": self.loss,
-            "train/perplexity": perplexity(self.loss),
             "train/lr": self.lr,
             "train/gradient_norm": self.norm,
             "train/tokens_per_second": self.speed,

@@ -11,6 +11,7 @@ from config.depth import training_depth, validation_depth
 from config.settings import Settings
 from config.words import options
 from data.batches import OrderedBatches
+from data.corpus import DATASETS
 from data.segments import Segment, TrainingBatches, TrainingSegment
 from evaluation.evaluation import evaluate
 from evaluation.probe import Probe
@@ -98,7 +99,8 @@ class Trainer:
         rows = self.world.rows(settings.batch_size, settings.gpu0_bsz)
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
-        self.narration = Narration(experiment, self.progress, self.telemetry, settings.max_step)
+        unit = DATASETS[settings.dataset].unit
+        self.narration = Narration(experiment, self.progress, self.telemetry, settings.max_step, unit)
         self.best = BestModel(experiment, self.world, settings.max_step, describe)
         self.checkpoints, self.owes_a_save = KeptCheckpoints(experiment, ENTRIES), False
         self.random = RandomStates(settings.seed, self.device, self.world)
@@ -150,7 +152,7 @@ class Trainer:
                 for batch in self.batches.from_position(progress.position):
                     self.update(batch, start)
                     if bar.update():
-                        bar.show(for_bar(self.telemetry.recent))
+                        bar.show(for_bar(self.telemetry.recent, self.narration.measure))
                     self._between_updates()
                     if progress.step >= max_step:
                         break
@@ -277,7 +279,7 @@ class Trainer:
             self.narration.say("the weights are averaged from here on (--asgd)")
         if self._shallow_stage_ends():
             self.shallow_stage.report = report
-            self.narration.say(f"end of shallow stage: perplexity {report.perplexity:.3f}")
+            self.narration.say(f"end of shallow stage: {report.measure.name} {report.shown}")
             self.rate.begin_stage()
             self.average.begin_stage()
         self.progress.validation_pending = False
