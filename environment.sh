@@ -3,7 +3,7 @@
 #   help_is_asked "$@"                      whether -h or --help is among the arguments
 #   show_help                               prints the comment at the top of the script
 #   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
-#   refuse_config "$@"                      stops where --config is: the script's own settings would override the file's
+#   refuse_config program.py "$@"           stops where --config is: the script's own settings would override the file's
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
 #   train_or_eval program.py "$@"           what the scripts of an experiment do, whose first argument is train or eval:
 #                                           calls the program with the flags in settings, for eval with those in
@@ -39,11 +39,12 @@ names_a_run() { # the flag may be cut short, and its value may follow an equals 
 }
 
 refuse_config() {
-    local argument flag
+    local argument flag program=$root/DEQModel/$1
+    shift
     for argument in "$@"; do
         flag=${argument%%=*}
         if [[ $flag == --co* && --config == "$flag"* ]]; then
-            stop "--config: this script has settings of its own, which override a file's; call python $root/DEQModel/train_transformer.py --config FILE"
+            stop "--config: this script has settings of its own, which override a file's; call python $program --config FILE"
         fi
     done
 }
@@ -118,7 +119,7 @@ train_or_eval() {
         list_flags "$program"
         exit 0
     fi
-    refuse_config "$@"
+    refuse_config "$(basename -- "$program")" "$@"
     [[ $command == train ]] || set -- --eval "$@"
     if ! names_a_run "$@"; then
         # With a GPU the settings run on it; without one they run on the CPU, which takes weeks to train.

@@ -12,6 +12,8 @@ SCRIPTS = (
     "run_tests.sh",
     "run_wt103_deq_transformer.sh",
     "run_ptb_deq_transformer.sh",
+    "run_wt103_deq_trellisnet.sh",
+    "run_ptb_deq_trellisnet.sh",
     "get_data.sh",
     "environment.sh",
 )
@@ -52,5 +54,6 @@ def passed(project: Path, script: str, *words: object) -> list[str]:
     done = run(project / script, *words, cwd=project, python=str(recorder))
     assert (done.returncode, done.stderr) == (0, "")
     program, *arguments = done.stdout.splitlines()
-    assert program == f"{project}/DEQModel/train_transformer.py"
+    model = "trellisnet" if "trellisnet" in script else "transformer"
+    assert program == f"{project}/DEQModel/train_{model}.py"
     return arguments

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from scripts import ROOT, SCRIPTS, copied_to, passed, run
-from tiny_run import COMMAND, write_corpus
+from tiny_run import write_corpus
+
+import train_transformer
+import train_trellisnet
 
 WT103, PTB = ROOT / "run_wt103_deq_transformer.sh", ROOT / "run_ptb_deq_transformer.sh"
+COMMANDS = {"transformer": train_transformer.main.args[0], "trellisnet": train_trellisnet.main.args[0]}
 SMALL = (
     "--dataset text --cutoffs 8 16 --d_embed 8 --d_model 8 --n_head 2 --d_head 4 --d_inner 16 --div_val 2 "
     "--batch_size 4 --tgt_len 8 --eval_tgt_len 8 --mem_len 8 --f_thres 4 --b_thres 4 --pretrain_steps 1"
@@ -56,21 +60,39 @@ def test_published_settings_reach_the_training_script(word, expected, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("train", {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70", "--pretrain_steps": "8000"}),
-        ("train words", {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70"}),
-        ("train chars", {"--dataset": "ptb_char", "--d_inner": "15000", "--tgt_len": "150"}),
-        ("eval chars", {"--dataset": "ptb_char", "--pretrain_steps": "0"}),
-        ("eval", {"--dataset": "ptb", "--pretrain_steps": "0"}),
+        (
+            "transformer train",
+            {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70", "--pretrain_steps": "8000"},
+        ),
+        ("transformer train words", {"--dataset": "ptb", "--d_inner": "23500", "--tgt_len": "70"}),
+        ("transformer train chars", {"--dataset": "ptb_char", "--d_inner": "15000", "--tgt_len": "150"}),
+        ("transformer eval chars", {"--dataset": "ptb_char", "--pretrain_steps": "0"}),
+        ("transformer eval", {"--dataset": "ptb", "--pretrain_steps": "0"}),
+        ("trellisnet train", {"--dataset": "ptb", "--nhid": "1000", "--optim": "SGD", "--alpha": "2"}),
+        ("trellisnet train chars", {"--dataset": "ptb_char", "--nhid": "1050", "--wdrop": "0.26", "--lr": "0.002"}),
+        ("trellisnet eval chars", {"--dataset": "ptb_char", "--pretrain_steps": "0"}),
     ],
 )
 def test_penn_treebanks_words_and_characters(words, expected, project):
-    passed_on = passed(project, "run_ptb_deq_transformer.sh", *words.split(), "--name", "two words")
+    model, *words = words.split()
+    passed_on = passed(project, f"run_ptb_deq_{model}.sh", *words, "--name", "two words")
     last = {flag: passed_on[len(passed_on) - passed_on[::-1].index(flag)] for flag in (*expected, "--data")}
     folder = {"ptb": "penn", "ptb_char": "penn_char"}[expected["--dataset"]]
     assert last == expected | {"--data": f"{project}/data/{folder}"}
     assert passed_on[-2:] == ["--name", "two words"]
-    assert ("--eval" in passed_on) == words.startswith("eval")
-    COMMAND.parse([word for word in passed_on if word != "--eval"])
+    assert ("--eval" in passed_on) == (words[0] == "eval")
+    COMMANDS[model].parse([word for word in passed_on if word != "--eval"])
+
+
+@pytest.mark.parametrize("word", ["train", "eval"])
+def test_published_settings_of_the_trellisnet(word, project):
+    passed_on = passed(project, "run_wt103_deq_trellisnet.sh", word)
+    settings = COMMANDS["trellisnet"].parse([word for word in passed_on if word != "--eval"])
+    assert (settings.d_embed, settings.nhid, settings.nout, settings.ksize) == (500, 1500, 500, 2)
+    assert (settings.clip, settings.lr, settings.tgt_len, settings.batch_size) == (0.07, 0.001, 100, 49)
+    assert (settings.f_thres, settings.b_thres, settings.n_layer) == (45, 45, 40)
+    assert settings.pretrain_steps == {"train": 30000, "eval": 0}[word]
+    assert settings.cutoffs == (20000, 40000, 200000)
 
 
 @pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3"), ("chars", "train")])
@@ -99,6 +121,8 @@ def project(tmp_path):
         (("run_wt103_deq_transformer.sh", "-h"), "run_wt103_deq_transformer.sh train --help"),
         (("run_ptb_deq_transformer.sh", "-h"), "run_ptb_deq_transformer.sh train [words|chars]"),
         (("run_ptb_deq_transformer.sh", "train", "chars", "--help"), "a Python with PyTorch"),
+        (("run_ptb_deq_trellisnet.sh", "-h"), "run_ptb_deq_trellisnet.sh train [words|chars]"),
+        (("run_wt103_deq_trellisnet.sh", "-h"), "run_wt103_deq_trellisnet.sh train --help"),
         (("run_wt103_deq_transformer.sh", "train", "--help"), "a Python with PyTorch"),
         (("run_wt103_deq_transformer.sh", "eval", "--mem_len", 3, "-h"), "a Python with PyTorch"),
     ],
@@ -132,6 +156,8 @@ def test_flags_are_listed_by_a_python_that_can(tmp_path):
         ("run_wt103_deq_transformer.sh eval", "--eval"),
         ("run_ptb_deq_transformer.sh train chars --restart", "--restart"),
         ("run_ptb_deq_transformer.sh eval", "--eval"),
+        ("run_ptb_deq_trellisnet.sh train chars --restart", "--restart"),
+        ("run_wt103_deq_trellisnet.sh eval", "--eval"),
     ],
 )
 def test_a_run_keeps_its_settings(script, expected, of_a_run, project):
@@ -197,7 +223,9 @@ def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, projec
         ("run_demo.sh",),
         ("run_wt103_deq_transformer.sh", "train"),
         ("run_ptb_deq_transformer.sh", "train"),
+        ("run_ptb_deq_trellisnet.sh", "train"),
     ):
+        program = "train_trellisnet.py" if "trellisnet" in script[0] else "train_transformer.py"
         done = run(project / script[0], *script[1:], *given.split(), cwd=project)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert f"call python {project}/DEQModel/train_transformer.py --config FILE" in done.stderr
+        assert f"call python {project}/DEQModel/{program} --config FILE" in done.stderr

@@ -100,7 +100,7 @@ class DEQTrellisNetLM(LanguageModel):
         return (self.word_emb if self.config.adaptive else self.encoder).parameters()
 
     def hidden(self, tokens: Tensor, memory: Tensor | None, depth: Depth) -> Hidden:
-        """The output (L, B, D) of a segment, after its dropout and before; the state at its end (B, 1, 2h) as memory."""
+        """The output (L, B, D) of a segment, after its dropout and before; its last state (B, 1, 2h) as memory."""
         z, solve = depth(*self.problem(tokens, memory))
         output = z[:, :, self.config.nhid : self.config.width].transpose(0, 1)
         mask = self._mask((1, tokens.shape[1], self.config.nout), self.config.dropout, z)
