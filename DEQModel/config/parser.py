@@ -93,8 +93,8 @@ def _add(group: argparse._ArgumentGroup, name: str, flag: Flag, default: Any) ->
 
 
 def _argument(flag: Flag, default: Any) -> dict[str, Any]:
-    """`add_argument`'s keywords; the type is that of the default, where that is not None."""
-    help = _escaped(flag.help if default is None else f"{flag.help} (default: {default!r})")
+    """`add_argument`'s keywords; the type is that of the default, where there is one."""
+    help = _escaped(flag.help if default in (None, ()) else f"{flag.help} (default: {default!r})")
     several = {"nargs": "+"} if flag.several else {}
     kind = flag.kind or type(default)
     shown = "PATH" if flag.is_place else SHOWN[kind]
