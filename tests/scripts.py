@@ -7,7 +7,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("run_demo.sh", "run_tests.sh", "run_wt103_deq_transformer.sh", "get_data.sh", "environment.sh")
+SCRIPTS = (
+    "run_demo.sh",
+    "run_tests.sh",
+    "run_wt103_deq_transformer.sh",
+    "get_data.sh",
+    "environment.sh",
+    "run_copy_memory.sh",
+)
 
 
 def run(

@@ -79,6 +79,19 @@ def is_equilibrium(model: LanguageModel) -> bool:
     return not isinstance(model, ExplicitLM)
 
 
+def check_reach(model: LanguageModel, length: int) -> None:
+    """Refuse a TCN whose last position does not see the first.
+
+    Raises:
+        ValueError: with the setting in backticks.
+    """
+    if isinstance(model, TCN) and model.reach < length:
+        raise ValueError(
+            f"`n_layer` {len(model.blocks)} and `kernel_size` {model.kernel_size} see {model.reach} positions of "
+            f"{length}: raise `n_layer`"
+        )
+
+
 def n_parameters(model: nn.Module) -> int:
     """Numbers that are trained; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -10,7 +10,7 @@ from config.checks import check_needs
 from config.depth import equilibrium
 from config.parser import Parser, check_ranges
 from config.words import mistakes_in_flags
-from synthetic.models import build, n_parameters
+from synthetic.models import build, check_reach, n_parameters
 from synthetic.record import Record, name_of, place_of, recorded
 from synthetic.scoring import TestFigures
 from synthetic.settings import GROUPS, Settings, completed, usual
@@ -75,9 +75,9 @@ def check(settings: Settings) -> None:
     with mistakes_in_flags(FLAG_NAMES):
         settings.n_applications  # noqa: B018 its mistake is told here
         equilibrium(settings)
-        n_token = TASKS[settings.task](settings).n_token
+        task = TASKS[settings.task](settings)
         with torch.device("meta"):
-            build(settings, n_token)
+            check_reach(build(settings, task.n_token), task.length(settings.seq_len))
     if settings.cuda and not torch.cuda.is_available():
         raise UserError("--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU")
 

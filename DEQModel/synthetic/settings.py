@@ -18,6 +18,8 @@ EQUILIBRIUM = "equilibrium"
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
+ADAM = Need("--optim Adam", lambda s: s.optim == "Adam")
+
 
 @dataclass(frozen=True)
 class TaskSettings:
@@ -63,6 +65,9 @@ class CourseSettings:
 
     optim: str = flag("Adam", "optimizer", choices=tuple(OPTIMIZERS))
     lr: float = flag(0.003, "highest learning rate", above=0, below=1e38)
+    beta2: float = flag(
+        0.95, "Adam: how long the square of the gradient is remembered", least=0, below=1, needs=(ADAM,)
+    )
     warmup_step: int = flag(100, "updates of linear warm-up; then the rate falls as a cosine", least=0)
     max_step: int = flag(2000, "updates", least=1)
     pretrain_steps: int = flag(0, "a DEQ's updates in the shallow stage, before it solves", least=0)

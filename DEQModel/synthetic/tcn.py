@@ -21,6 +21,7 @@ class TCN(ExplicitLM):
 
     def __init__(self, n_token: int, *, d_model: int, n_layer: int, kernel_size: int):
         super().__init__(n_token, d_model, d_model)
+        self.kernel_size = kernel_size
         self.reach = 1 + 2 * (kernel_size - 1) * (2**n_layer - 1)
         self.blocks = nn.ModuleList(_Block(d_model, kernel_size, 2**i) for i in range(n_layer))
 

@@ -68,7 +68,7 @@ def train(model: LanguageModel, task: Task, settings: Settings, name: str) -> Tr
         UserError: the loss is not finite any more.
     """
     device = next(model.parameters()).device
-    optimizer = OPTIMIZERS[settings.optim](model, settings.lr)
+    optimizer = OPTIMIZERS[settings.optim](model, settings)
     schedule = Schedule("cosine", settings.lr, settings.warmup_step, settings.max_step)
     clip = Clipping(model.parameters(), (), settings.clip)
     depths, penalty = training_depth(settings), JacobianPenalty(settings)
