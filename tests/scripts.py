@@ -16,6 +16,7 @@ SCRIPTS = (
     "run_ptb_deq_trellisnet.sh",
     "get_data.sh",
     "environment.sh",
+    "run_copy_memory.sh",
 )
 
 

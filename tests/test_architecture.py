@@ -19,8 +19,19 @@ MAY_IMPORT = {  # a folder and what it is built upon, beside itself
     "evaluation": {"system", "modules", "data", "models", "config", "runs"},
     "training": {"system", "modules", "utils", "data", "models", "config", "runs", "evaluation", "generation"},
     "generation": {"system", "modules", "data", "models", "config", "evaluation"},
+    "synthetic": {"system", "modules", "utils", "models", "config", "training"},
     "sharing": {"system", "data", "models", "config", "runs", "evaluation"},
-    "": {"system", "config", "models", "runs", "training", "evaluation", "generation", "sharing"},  # the scripts
+    "": {
+        "system",
+        "config",
+        "models",
+        "runs",
+        "training",
+        "evaluation",
+        "generation",
+        "sharing",
+        "synthetic",
+    },  # scripts
 }
 
 

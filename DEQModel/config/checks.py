@@ -25,7 +25,7 @@ def check(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, 
     """
     check_ranges(dataclasses.asdict(settings), flags)
     _check_run(settings)
-    _check_needs(settings, flags, defaults)
+    check_needs(settings, flags, defaults)
 
 
 def _check_run(settings: Settings) -> None:
@@ -80,7 +80,12 @@ def _check_weights_source(settings: Settings) -> None:
         raise UserError(f"--load {settings.load} and --restart_dir {settings.restart_dir} both name weights: pass one")
 
 
-def _check_needs(settings: Settings, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> None:
+def check_needs(settings: Any, flags: Mapping[str, Flag], defaults: Mapping[str, Any]) -> None:
+    """Refuse settings that have no effect without others, where they are not at their defaults.
+
+    Raises:
+        UserError: one line with the flag, its value and the remedy.
+    """
     for name, flag in flags.items():
         value = getattr(settings, name)
         for need in flag.needs:

@@ -148,6 +148,9 @@ class CellMap(Generic[C]):
 class Head(Protocol):
     """Scores of words from hidden states."""
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those that it is made of."""
+
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood in nats: (L, B, D), (L, B) -> (L, B)."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data.vocabulary import Unit
 from runs.history import History
 from system.figures import power, three_digits
-from system.lines import WIDTH
+from system.lines import WIDTH, under_each_other
 
 OF_NO_INTEREST = {"name", "work_dir", "restart", "restart_dir"}  # settings that tell where a run is
 MISSING = "-"
@@ -65,7 +65,7 @@ def figures(runs: Sequence[History]) -> str:
     Where there are runs on characters, bits per character stand beside the perplexities.
     """
     columns = [column for column in COLUMNS if column.unit in (None, *(run.unit for run in runs))]
-    return _under_each_other([["", "run", *names_of(runs)], *(column.of(runs) for column in columns)])
+    return under_each_other([["", "run", *names_of(runs)], *(column.of(runs) for column in columns)])
 
 
 def differences(runs: Sequence[History]) -> str:
@@ -76,7 +76,7 @@ def differences(runs: Sequence[History]) -> str:
         return "all settings are the same"
     columns = [[label, *(_setting(run, n) for n in differing)] for label, run in zip(names_of(runs), runs, strict=True)]
     columns.insert(0, ["setting", *differing])
-    tables = [_under_each_other(columns), _under_each_other(list(zip(*columns, strict=True)))]
+    tables = [under_each_other(columns), under_each_other(list(zip(*columns, strict=True)))]
     widths = [max(map(len, text.splitlines())) for text in tables]
     return tables[1] if widths[1] < widths[0] > WIDTH else tables[0]
 
@@ -84,14 +84,3 @@ def differences(runs: Sequence[History]) -> str:
 def _setting(run: History, name: str) -> str:
     value = run.settings.get(name, MISSING)
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _under_each_other(columns: Sequence[Sequence[str]]) -> str:
-    """Cells in lines; those of the first column to the left, those of the others to the right."""
-    widths = [max(map(len, column)) for column in columns]
-    sides = "<" + ">" * (len(columns) - 1)
-    rows = [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
-        for row in zip(*columns, strict=True)
-    ]
-    return "\n".join(row.rstrip() for row in rows)

@@ -1,6 +1,7 @@
 """Lines for people: how wide they are, and the clock in front."""
 
 import time
+from collections.abc import Sequence
 from textwrap import fill
 
 WIDTH = 110  # columns, as far as words allow it
@@ -25,3 +26,14 @@ def stamped(text: str) -> str:
     first, *others = text.split("\n")
     lines = [wrapped(f"{time.strftime('%H:%M:%S')} {first}", CLOCK_WIDTH)]
     return "\n".join(lines + [" " * CLOCK_WIDTH + line for line in others])
+
+
+def under_each_other(columns: Sequence[Sequence[str]]) -> str:
+    """Cells in lines; those of the first column to the left, those of the others to the right."""
+    widths = [max(map(len, column)) for column in columns]
+    sides = "<" + ">" * (len(columns) - 1)
+    rows = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+    return "\n".join(row.rstrip() for row in rows)

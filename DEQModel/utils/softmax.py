@@ -5,7 +5,9 @@ Shapes: D width of the hidden states, V words, K experts, E width of the word ve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,10 @@ class Softmax:
     """
 
     decoder: nn.Linear
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """W and b."""
+        return self.decoder.parameters()
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p(targets | hidden): (…, D), (…) -> (…)."""
@@ -53,6 +59,10 @@ class MixtureOfSoftmaxes:
     latent: nn.Linear
     decoder: nn.Linear
     dropout: float
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of all its maps."""
+        return chain.from_iterable(part.parameters() for part in (self.prior, self.latent, self.decoder))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """−log p(targets | hidden): (L, B, D), (L, B) -> (L, B); without dropout any leading shape."""

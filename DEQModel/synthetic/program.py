@@ -1,0 +1,105 @@
+"""The program that trains models on synthetic tasks, and shows how they did."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from config.checks import check_needs
+from config.depth import equilibrium
+from config.parser import Parser, check_ranges
+from config.words import mistakes_in_flags
+from synthetic.models import build, check_reach, n_parameters
+from synthetic.record import Record, name_of, place_of, recorded
+from synthetic.scoring import TestFigures
+from synthetic.settings import GROUPS, Settings, completed, usual
+from synthetic.table import table
+from synthetic.tasks import TASKS
+from synthetic.testing import tests
+from synthetic.training import train
+from system.errors import UserError
+from system.figures import duration, power
+from system.flag import flags_of
+from system.peak_memory import peak_memory
+from system.progress import say
+from system.script import with_status
+
+PROGRAM = "train_synthetic.py"
+DESCRIPTION = (
+    "Train a model on a synthetic task, whose data are made from a seed, and test it. Defaults of widths and updates "
+    "depend on task and model (synthetic/recipes.py). A run whose figures are in --out already is not repeated."
+)
+FLAG_NAMES = {name: known.option(name) for name, known in flags_of(Settings).items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what a command line asks for; the exit status."""
+    return with_status(run, sys.argv[1:] if argv is None else argv, PROGRAM)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train and test one run, or print the table of a folder.
+
+    Raises:
+        UserError: the command line is wrong, or a file cannot be read or written.
+    """
+    given, _ = Parser(PROGRAM, DESCRIPTION, GROUPS).given(argv)
+    settings = completed(given)
+    if settings.table:
+        say(table(settings.table))
+        return 0
+    check(settings)
+    place = place_of(settings)
+    if place.exists():
+        say(f"{name_of(settings)}: is there already: {place}")
+        record = Record.read(place)
+    else:
+        record = _finished(settings)
+        record.write(place)
+    for test in record.tests:
+        say(f"{name_of(settings)}: {in_words(test)}")
+    say(f"figures: {place}")
+    return 0
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that make no sense, alone or together.
+
+    Raises:
+        UserError: one line with the flag, its value and the remedy.
+    """
+    flags = flags_of(settings)
+    check_ranges(dataclasses.asdict(settings), flags)
+    check_needs(settings, flags, usual(settings.task, settings.model))
+    with mistakes_in_flags(FLAG_NAMES):
+        settings.n_applications  # noqa: B018 its mistake is told here
+        equilibrium(settings)
+        task = TASKS[settings.task](settings)
+        with torch.device("meta"):
+            check_reach(build(settings, task.n_token), task.length(settings.seq_len))
+    if settings.cuda and not torch.cuda.is_available():
+        raise UserError("--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU")
+
+
+def _finished(settings: Settings) -> Record:
+    """Train and test."""
+    device = torch.device("cuda" if settings.cuda else "cpu")
+    torch.manual_seed(settings.seed)
+    task, name = TASKS[settings.task](settings), name_of(settings)
+    model = build(settings, task.n_token).to(device)
+    say(f"{name}: {n_parameters(model):,} parameters, {settings.max_step} updates")
+    training = train(model, task, settings, name)
+    say(
+        f"{name}: trained in {duration(training.seconds)}, {1000 * training.seconds_a_step:.0f} ms a step, "
+        f"loss {power(training.loss)}, accuracy {training.accuracy:.4f}"
+    )
+    figures = tuple(tests(model, task, settings))
+    return Record(recorded(settings), n_parameters(model), training, figures, peak_memory(device))
+
+
+def in_words(test: TestFigures) -> str:
+    """A test's figures."""
+    threshold = "" if test.threshold is None else f" threshold {test.threshold}"
+    steps = "" if test.steps is None else f", {test.steps:.1f} solver steps, residual {power(test.residual)}"
+    return f"test T {test.length}{threshold}: loss {power(test.loss)}, accuracy {test.accuracy:.4f}{steps}"

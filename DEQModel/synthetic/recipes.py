@@ -1,0 +1,18 @@
+"""Settings that train a model on a task, where the command line does not say others.
+
+Widths give about 14K parameters for copy memory (the TCN 16K) and about 80K for the tasks that need depth.
+"""
+
+from typing import Any
+
+OF_DEQS = {"solver": "broyden", "f_thres": 16, "b_thres": 16}  # on all tasks
+COPY_MEMORY = {"n_train": 20000}
+
+RECIPES: dict[tuple[str, str], dict[str, Any]] = {
+    ("copy_memory", "deq_transformer"): COPY_MEMORY,
+    ("copy_memory", "deq_trellisnet"): COPY_MEMORY | {"d_model": 36, "kernel_size": 2},
+    ("copy_memory", "stack"): COPY_MEMORY | {"d_model": 20, "d_inner": 56, "n_layer": 3},
+    ("copy_memory", "tcn"): COPY_MEMORY | {"d_model": 11, "n_layer": 8, "kernel_size": 8},
+    ("copy_memory", "lstm"): COPY_MEMORY | {"d_model": 52, "n_layer": 1},
+    ("copy_memory", "gru"): COPY_MEMORY | {"d_model": 60, "n_layer": 1},
+}

@@ -1,0 +1,96 @@
+"""A run on disk: its settings and figures, a JSON file that is written when all is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthetic.scoring import TestFigures
+from synthetic.settings import RecordSettings, Settings
+from synthetic.training import Point, TrainingFigures
+from system.errors import UserError
+from system.flag import flags_of
+from system.json_file import read_json, write_json
+
+OF_THE_CALL = {*flags_of(RecordSettings), "cuda"}  # settings that change no figure but times
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a finished run.
+
+    Attributes:
+        settings: by name, without those of the call.
+        parameters: of the model.
+        training, tests: the figures.
+        peak_memory: bytes, by kind.
+    """
+
+    settings: Mapping[str, Any]
+    parameters: int
+    training: TrainingFigures
+    tests: tuple[TestFigures, ...]
+    peak_memory: Mapping[str, int]
+
+    def write(self, path: Path) -> None:
+        """Put it on disk.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, dataclasses.asdict(self))
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror or error}): pass another --out") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """From disk.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        remedy = "move it away, and train that run again"
+        content = read_json(path, remedy)
+        try:
+            training = dict(content["training"])
+            course = tuple(Point(**point) for point in training.pop("course"))
+            return cls(
+                settings=content["settings"],
+                parameters=content["parameters"],
+                training=TrainingFigures(course=course, **training),
+                tests=tuple(TestFigures(**test) for test in content["tests"]),
+                peak_memory=content["peak_memory"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no record of a run ({error}): {remedy}") from error
+
+
+def recorded(settings: Settings) -> dict[str, Any]:
+    """The settings that a run's figures depend on, as JSON has them."""
+    values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in OF_THE_CALL}
+    return json.loads(json.dumps(values))
+
+
+def place_of(settings: Settings) -> Path:
+    """The file of a run; runs with other settings have others."""
+    digest = hashlib.sha256(json.dumps(recorded(settings), sort_keys=True).encode()).hexdigest()[:10]
+    return Path(settings.out, f"{name_of(settings).replace(' ', '-')}-{digest}.json")
+
+
+def name_of(settings: Settings) -> str:
+    """A run in a few words."""
+    hops = f" p {settings.p}" if settings.task == "p_hop" else ""
+    return f"{settings.task}{hops} {model_in_words(vars(settings))} T {settings.seq_len} seed {settings.seed}"
+
+
+def model_in_words(settings: Mapping[str, Any]) -> str:
+    """The model, and how often its cell is applied where that is a number."""
+    depth = settings["depth"]
+    return settings["model"] + (f" x{depth}" if depth.isdigit() else "")

@@ -1,0 +1,127 @@
+"""What the program that trains on synthetic tasks can be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from config.solve_settings import GradientSettings, SolveSettings
+from synthetic.models import MODELS
+from synthetic.optimizers import OPTIMIZERS
+from synthetic.recipes import OF_DEQS, RECIPES
+from synthetic.tasks import TASKS
+from system.flag import Need, flag
+
+EQUILIBRIUM = "equilibrium"
+DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
+A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
+
+ADAM = Need("--optim Adam", lambda s: s.optim == "Adam")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The task, and the lengths and numbers of its examples."""
+
+    task: str = flag("copy_memory", "what is learned", choices=tuple(TASKS))
+    seq_len: int = flag(100, "length T of training; copy_memory's sequences have T + 20 tokens", least=1)
+    p: int = flag(4, "p_hop: how often the previous occurrence is followed", least=1)
+    n_train: int = flag(0, "training sequences, drawn again and again; 0 means new ones at every update", least=0)
+    n_test: int = flag(2000, "test sequences, the same ones for all seeds", least=1)
+    test_lengths: tuple[int, ...] = flag(
+        (), "lengths T that are tested (default: that of training)", kind=int, several=True, least=1
+    )
+    test_thresholds: tuple[int, ...] = flag(
+        (),
+        "tests' solver thresholds, or with --depth N numbers of applications (default: as in training)",
+        kind=int,
+        several=True,
+        least=1,
+    )
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model and its widths; each model reads those that it has."""
+
+    model: str = flag("deq_transformer", "what learns it", choices=tuple(MODELS))
+    depth: str = flag(
+        EQUILIBRIUM, "equilibrium, or a number: so many applications of the cell", kind=str, needs=(A_DEQ,)
+    )
+    d_model: int = flag(32, "width of the states; of a deq_trellisnet, of its hidden part", least=1)
+    d_embed: int = flag(10, "lstm, gru, deq_trellisnet: width of the embedding, and of the last one's output", least=1)
+    n_head: int = flag(4, "attention heads", least=1)
+    d_inner: int = flag(64, "width of the feed-forward layer", least=1)
+    n_layer: int = flag(2, "layers; of a DEQ, applications of the cell in the shallow stage", least=1)
+    kernel_size: int = flag(8, "tcn, deq_trellisnet: taps of the convolutions", least=2)
+    dilation: int = flag(1, "deq_trellisnet: positions between two taps", least=1)
+    init_std: float = flag(0.1, "standard deviation of a transformer's weights at the start", least=0, below=1e6)
+
+
+@dataclass(frozen=True)
+class CourseSettings:
+    """The updates."""
+
+    optim: str = flag("Adam", "optimizer", choices=tuple(OPTIMIZERS))
+    lr: float = flag(0.003, "highest learning rate", above=0, below=1e38)
+    beta2: float = flag(
+        0.95, "Adam: how long the square of the gradient is remembered", least=0, below=1, needs=(ADAM,)
+    )
+    warmup_step: int = flag(100, "updates of linear warm-up; then the rate falls as a cosine", least=0)
+    max_step: int = flag(2000, "updates", least=1)
+    pretrain_steps: int = flag(0, "a DEQ's updates in the shallow stage, before it solves", least=0)
+    batch_size: int = flag(16, "sequences of an update", least=1)
+    clip: float = flag(1.0, "largest norm of the gradient", above=0)
+    seed: int = flag(1, "random seed of weights and training sequences", least=0, below=2**31)
+    cuda: bool = flag(False, "run on the GPU")
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """What is written down."""
+
+    out: str = flag("synthetic_runs", "folder of the figures, a JSON file a run", is_place=True)
+    table: str = flag("", "print the table of the runs in this folder, and train nothing", is_place=True)
+
+
+GROUPS = {
+    "task": TaskSettings,
+    "model": ModelSettings,
+    "updates": CourseSettings,
+    "solves": SolveSettings,
+    "gradient": GradientSettings,
+    "record": RecordSettings,
+}
+
+
+@dataclass(frozen=True)
+class Settings(RecordSettings, GradientSettings, SolveSettings, CourseSettings, ModelSettings, TaskSettings):
+    """The settings of a run."""
+
+    @property
+    def n_applications(self) -> int | None:
+        """How often the cell is applied; None for an equilibrium.
+
+        Raises:
+            ValueError: `depth` is neither that nor a number.
+        """
+        if self.depth == EQUILIBRIUM:
+            return None
+        if not (self.depth.isascii() and self.depth.isdigit() and int(self.depth) > 0):
+            raise ValueError(f"`depth` is {self.depth!r}: pass {EQUILIBRIUM}, or a number of applications above 0")
+        return int(self.depth)
+
+
+def usual(task: str, model: str) -> dict[str, Any]:
+    """The settings of this task and this model where nobody says anything."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    of_deqs = OF_DEQS if model in DEQ_MODELS else {}
+    return {**defaults, **of_deqs, **RECIPES.get((task, model), {}), "task": task, "model": model}
+
+
+def completed(given: Mapping[str, Any]) -> Settings:
+    """The settings that are given, and the usual ones beside them."""
+    defaults = usual(given.get("task", TaskSettings.task), given.get("model", ModelSettings.model))
+    return Settings(**{**defaults, **given})

@@ -1,0 +1,71 @@
+"""State tracking: the running product of a word over the symmetric group of five things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from synthetic.task import Examples
+
+GROUP = tuple(permutations(range(5)))  # S5 in lexicographic order: a permutation's class is its place here
+GENERATORS = ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0))  # a transposition and a 5-cycle
+LETTERS = {"generators": GENERATORS, "elements": GROUP}
+
+
+@dataclass(frozen=True)
+class StateTracking:
+    """The product x[0] ∘ x[1] ∘ … ∘ x[t] of the letters so far, at every position t: one of 120 classes.
+
+    (g ∘ h)(i) = g(h(i)). Letters are independent and uniform. S5 is not solvable, so that the word problem is complete
+    for NC1: no transformer of fixed depth is known to solve it at every length.
+
+    Args:
+        letters: a key of `LETTERS`: the two generators, or all 120 elements.
+
+    Raises:
+        ValueError: other letters.
+
+    Source: the word problem of S5, a tag at every position, as in Merrill, Petty and Sabharwal, The Illusion of State,
+        arXiv 2404.08819, whose letters are all elements; Liu et al., arXiv 2210.10749, have generators as letters.
+    """
+
+    letters: str = "generators"
+
+    def __post_init__(self) -> None:
+        if self.letters not in LETTERS:
+            raise ValueError(f"`letters` is {self.letters!r}: choose one of {', '.join(LETTERS)}")
+
+    @property
+    def n_token(self) -> int:
+        """V: letters and classes share one vocabulary."""
+        return len(GROUP)
+
+    @property
+    def n_class(self) -> int:
+        """Targets are elements of the group."""
+        return len(GROUP)
+
+    def length(self, seq_len: int) -> int:
+        """L, `seq_len` itself."""
+        return seq_len
+
+    def examples(self, n: int, seq_len: int, seed: int) -> Examples:
+        """n words of this length; the same for the same arguments."""
+        products = _products(self.letters)
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randint(products.shape[1], (seq_len, n), generator=generator)
+        state, targets = torch.zeros(n, dtype=torch.int64), torch.empty_like(tokens)
+        for position, letter in enumerate(tokens):  # the class 0 is the identity
+            targets[position] = state = products[state, letter]
+        return Examples(tokens, targets, torch.ones_like(tokens, dtype=torch.bool))
+
+
+@cache
+def _products(letters: str) -> Tensor:
+    """The class of g ∘ x, (120, number of letters), for the element g and the letter x."""
+    classes = {element: number for number, element in enumerate(GROUP)}
+    return torch.tensor([[classes[tuple(g[i] for i in x)] for x in LETTERS[letters]] for g in GROUP])

@@ -1,0 +1,43 @@
+"""Copy memory: its examples against loops, and what a guess scores."""
+
+import math
+
+import pytest
+import torch
+
+from synthetic.copy_memory import CopyMemory, guessing
+
+
+@pytest.mark.parametrize(("n", "seq_len"), [(1, 1), (7, 5), (3, 40)])
+def test_every_token_and_target_is_that_of_the_definition(n, seq_len):
+    examples = CopyMemory().examples(n, seq_len, seed=3)
+    assert examples.tokens.shape == examples.targets.shape == examples.counted.shape == (seq_len + 20, n)
+    assert examples.tokens.dtype == examples.targets.dtype == torch.int64
+    assert examples.counted.dtype == torch.bool
+    for column in range(n):
+        symbols = [int(examples.tokens[position, column]) for position in range(10)]
+        assert all(1 <= symbol <= 8 for symbol in symbols)
+        for position in range(seq_len + 20):
+            token, target = int(examples.tokens[position, column]), int(examples.targets[position, column])
+            assert examples.counted[position, column]
+            if position >= 10:
+                assert token == (9 if position == seq_len + 10 else 0)
+            assert target == (0 if position < seq_len + 10 else symbols[position - seq_len - 10])
+
+
+def test_all_symbols_come_and_the_seed_decides_which():
+    first, again, other = (CopyMemory().examples(200, 4, seed).tokens for seed in (0, 0, 1))
+    assert first.equal(again)
+    assert not first.equal(other)
+    assert set(first[:10].flatten().tolist()) == set(range(1, 9))
+
+
+def test_examples_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    CopyMemory().examples(2, 3, 4)
+    assert torch.random.get_rng_state().equal(before)
+
+
+def test_a_guess_scores_the_published_number():
+    assert guessing(400) == pytest.approx(0.0495, abs=5e-5)
+    assert guessing(80) == 10 * math.log(8) / 100

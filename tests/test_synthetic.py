@@ -1,0 +1,262 @@
+"""train_synthetic.py from its command line: tiny runs of every model, what they leave, tables, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scripts import ROOT, copied_to
+from scripts import run as run_script
+from tiny_trained import call_program
+
+from synthetic.models import MODELS
+from synthetic.program import main
+from synthetic.record import Record
+from synthetic.settings import DEQ_MODELS, completed
+from synthetic.table import main_test
+from synthetic.tasks import TASKS
+from synthetic.training import training_depth
+
+SMALL = "--seq_len 3 --n_train 30 --n_test 7 --batch_size 5 --max_step 4 --d_model 8 --d_inner 8 --n_head 2"
+SOLVES = "--solver broyden --f_thres 5 --b_thres 5"
+
+
+def trained(folder: Path, more: str = "") -> tuple[Record, str]:
+    """The record of a run, and what it said."""
+    outcome = call_program(main, f"{SMALL} {SOLVES} --out {folder} {more}")
+    assert (outcome.status, outcome.err) == (0, "")
+    path = outcome.out.splitlines()[-1].removeprefix("figures: ")
+    return Record.read(Path(path)), outcome.out
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_trained_and_tested(model, tmp_path):
+    record, out = trained(tmp_path, f"--model {model} --n_layer 2 --d_embed 4")
+    assert record.settings["model"] == model
+    assert f"{record.parameters:,} parameters" in out
+    assert len(record.training.course) == 4  # a point an update, of so few
+    assert [point.step for point in record.training.course] == [1, 2, 3, 4]
+    assert record.training.loss == record.training.course[-1].loss > 0
+    assert record.training.seconds_a_step == record.training.seconds / 4 > 0
+    assert record.peak_memory["host"] > 1e7
+    test = main_test(record)
+    assert test.length == 3
+    assert 0 <= test.accuracy <= 1
+    solves = model in DEQ_MODELS
+    figures = (record.training.forward_steps, record.training.backward_steps, test.steps, test.residual, test.threshold)
+    assert all((figure is not None) == solves for figure in figures)
+    assert test.threshold == (5 if solves else None)
+    assert f"loss {test.loss:.1e}".replace("e+0", "e") in out
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_learned(task, tmp_path):
+    record, _ = trained(tmp_path, f"--task {task} --p 1 --n_train 0 --seq_len 6 --model gru --max_step 60 --lr 0.05")
+    first, last = record.training.course[0], record.training.course[-1]
+    assert last.loss < 0.95 * first.loss
+
+
+def test_the_seed_decides_all(tmp_path):
+    losses = [
+        [point.loss for point in trained(tmp_path / folder, f"--seed {seed} {more}")[0].training.course]
+        for folder, seed, more in (("a", 1, ""), ("b", 1, ""), ("c", 2, ""), ("d", 1, "--n_train 0"))
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    assert losses[0] != losses[3]
+
+
+def test_a_finished_run_is_not_repeated_and_other_settings_make_another(tmp_path):
+    record, _ = trained(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before = path.stat().st_mtime_ns
+    again, out = trained(tmp_path)
+    assert again == record
+    assert "is there already" in out
+    assert path.stat().st_mtime_ns == before
+    for number, more in enumerate(("--seed 2", "--lr 0.01", "--test_lengths 3 5"), start=2):
+        trained(tmp_path, more)
+        assert len(list(tmp_path.iterdir())) == number
+
+
+def test_a_stopped_run_leaves_nothing_and_others_stay(tmp_path, monkeypatch):
+    trained(tmp_path)
+    before = sorted(tmp_path.iterdir())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("synthetic.program.tests", interrupted)
+    outcome = call_program(main, f"{SMALL} {SOLVES} --out {tmp_path} --seed 9")
+    assert outcome.status == 130
+    assert outcome.err == "train_synthetic.py: interrupted\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_tests_at_other_lengths_and_thresholds(tmp_path):
+    record, _ = trained(tmp_path, "--test_lengths 3 6 --test_thresholds 2 9 --f_eps 1e-9")
+    assert [(test.length, test.threshold) for test in record.tests] == [(3, 2), (3, 9), (6, 2), (6, 9)]
+    assert [test.steps for test in record.tests] == [2, 9, 2, 9]
+    assert main_test(record).threshold == 2  # 5 of training is nearer to it than to 9
+
+
+def test_a_cell_that_is_applied_a_number_of_times(tmp_path):
+    record, _ = trained(tmp_path, "--depth 3 --test_thresholds 1 3")
+    assert record.training.forward_steps is None
+    assert [(test.threshold, test.steps) for test in record.tests] == [(1, None), (3, None)]
+    assert record.tests[0].loss != record.tests[1].loss
+    other, _ = trained(tmp_path, "--depth 1 --test_thresholds 1 3")
+    assert other.training.loss != record.training.loss
+
+
+def test_the_shallow_stage_comes_before_the_solves():
+    stages = training_depth(completed({"pretrain_steps": 3, "n_layer": 4})).stages
+    assert [first for first, _ in stages] == [0, 3]
+    assert stages[0][1].n == 4
+    assert stages[1][1].f_thres == completed({}).f_thres
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--optim Muon",
+        "--lr 0.02",
+        "--beta2 0.5",
+        "--warmup_step 0",
+        "--clip 0.01",
+        "--init_std 0.3",
+        "--n_head 4",
+        "--d_inner 9",
+        "--pretrain_steps 3",
+        "--grad unroll --f_thres 3",
+        "--b_thres 2",
+        "--solver anderson",
+        "--grad one_step",
+        "--grad phantom --phantom_steps 2",
+        "--jac_loss_weight 5 --jac_loss_freq 1",
+        "--batch_size 6",
+        "--n_train 31",
+    ],
+)
+def test_every_flag_changes_what_comes_out(more, tmp_path):
+    usual, _ = trained(tmp_path)
+    changed, _ = trained(tmp_path, more)
+    assert changed.training.loss != usual.training.loss
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--task chess", "argument --task: invalid choice"),
+        ("--modell gru", "did you mean --model?"),
+        ("--depth 0", "--depth is '0': pass equilibrium, or a number"),
+        ("--depth deep", "--depth is 'deep'"),
+        ("--model gru --depth 3", "--depth 3 has no effect without --model deq_transformer"),
+        ("--d_model 9", "--d_model 9 is no multiple of --n_head 2"),
+        ("--d_model 7 --n_head 1", "--d_model is 7: pass an even width"),
+        ("--model tcn --n_layer 1 --seq_len 50", "--n_layer 1"),
+        ("--seq_len 0", "--seq_len is 0"),
+        ("--seed -1", "--seed is -1"),
+        ("--beta2 0.5 --optim Muon", "--beta2 0.5 has no effect without --optim Adam"),
+        ("--phantom_steps 2", "--phantom_steps 2 has no effect without --grad phantom"),
+        ("--f_thres -1", "--f_thres is -1"),
+        ("--test_thresholds 3 0", "--test_thresholds is 0"),
+        ("--lr 1e30", "the loss is"),
+        ("--out {place}/file", "cannot write"),
+        ("--table {place}/none", "is no folder"),
+        ("--table {place}/empty", "holds no runs"),
+        ("--table {place}/broken", "is no record of a run"),
+    ],
+)
+def test_mistakes_take_one_line(more, message, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, content in (("empty", None), ("broken", '{"settings": {}}')):
+        (tmp_path / name).mkdir()
+        if content:
+            (tmp_path / name / "a.json").write_text(content)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = more.replace("{place}", str(tmp_path))
+    outcome = call_program(main, f"{SMALL} {SOLVES} --out {tmp_path}/new {arguments}")
+    assert outcome.status == 2
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("train_synthetic.py: error: ")
+    assert message in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_table_puts_seeds_together_beside_what_is_published(tmp_path):
+    record, _ = trained(tmp_path, "--model gru --seq_len 400 --max_step 1 --batch_size 2 --n_test 2")
+    other, _ = trained(tmp_path, "--model gru --seq_len 400 --max_step 1 --batch_size 2 --n_test 2 --seed 2")
+    trained(tmp_path, "--test_lengths 4 --test_thresholds 2 3")
+    outcome = call_program(main, f"--table {tmp_path}")
+    assert outcome.status == 0
+    lines = outcome.out.splitlines()
+    (row,) = (line for line in lines if line.startswith("gru") and "±" in line)
+    mean = (main_test(record).loss + main_test(other).loss) / 2
+    for cell in (f"{mean:.1e}".replace("e+0", "e"), "4.9e-2", "5.0e-2", "copy_memory T 400", "max_step 1"):
+        assert cell in row
+    assert any(line.startswith("deq_transformer") and line.split()[-1].startswith("(") for line in lines)
+    assert json.loads(next(tmp_path.glob("*gru*seed-2*.json")).read_text())["settings"]["seed"] == 2
+
+
+def test_the_tests_of_all_seeds_are_the_same(tmp_path):
+    """At the learning rate of nearly 0 seeds differ in their weights alone, which a model of no weights has not."""
+    more = "--depth 1 --init_std 0 --lr 1e-30 --n_train 0"
+    losses = {main_test(trained(tmp_path, f"{more} --seed {seed}")[0]).loss for seed in (1, 2)}
+    assert len(losses) == 1
+
+
+def test_ctrl_c_ends_in_good_order(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, ROOT / "DEQModel" / "train_synthetic.py", *f"{SMALL} --max_step 1000000".split()],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "parameters" in child.stdout.readline()  # from here on it trains
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (130, "train_synthetic.py: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_passes_every_model_and_length_and_ends_with_the_table(tmp_path):
+    project = copied_to(tmp_path)
+    recorder = project / "python"
+    recorder.write_text('#!/bin/sh\necho "$@"\n')
+    recorder.chmod(0o755)
+    with open(project / "environment.sh", "a") as file:
+        print("prepare_environment() { python=$PYTHON; }", file=file)
+    words = ("--seq_len", 5, 7, "--out", "some where", "--max_step", 3)
+    done = run_script(project / "run_copy_memory.sh", *words, cwd=project, python=str(recorder))
+    assert (done.returncode, done.stderr) == (0, "")
+    *calls, table = done.stdout.splitlines()
+    program = project / "DEQModel" / "train_synthetic.py"
+    assert table == f"{program} --table some where"
+    assert len(calls) == len(set(calls)) >= 8
+    for call in calls:
+        assert call.startswith(f"{program} --task copy_memory --out some where --max_step 3 --model ")
+        assert call.endswith((" --seq_len 5", " --seq_len 7"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--seq_len",), "needs a number"), (("--seq_len", "x"), "whole numbers"), (("--out",), "needs a folder")],
+)
+def test_the_script_refuses_what_it_cannot_read(words, message, tmp_path):
+    done = run_script(ROOT / "run_copy_memory.sh", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+
+
+def test_updates_do_not_depend_on_other_random_draws(tmp_path):
+    first, _ = trained(tmp_path / "a")
+    torch.rand(100)
+    assert trained(tmp_path / "b")[0].training.course == first.training.course
