@@ -14,11 +14,16 @@ from torch.distributed.run import get_args_parser
 
 import evaluation.score_program
 import generation.program
+import train_transformer
+import train_trellisnet
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 SLURM = next(block for block in BLOCKS if "#SBATCH" in block)
-TRAINING = "DEQModel/train_transformer.py"
+TRAINING = {
+    "DEQModel/train_transformer.py": train_transformer.main.args[0],
+    "DEQModel/train_trellisnet.py": train_trellisnet.main.args[0],
+}
 PROGRAMS = [path for folder in ("DEQModel", "examples", "benchmarks") for path in (ROOT / folder).glob("*.py")]
 FILES = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if not path.relative_to(ROOT).parts[0].startswith(".")]
 FAKES = {
@@ -40,7 +45,9 @@ def commands():
 
 
 def is_training(command):
-    return TRAINING in command or any(word.startswith(("run_demo", "run_wt103", "run_ptb")) for word in command)
+    return not TRAINING.keys().isdisjoint(command) or any(
+        word.startswith(("run_demo", "run_wt103", "run_ptb")) for word in command
+    )
 
 
 @pytest.mark.parametrize("command", [*filter(is_training, commands())], ids=" ".join)
@@ -51,14 +58,15 @@ def test_training_commands_parse(command, tmp_path, monkeypatch):
         launched = get_args_parser().parse_args(command[1:])
         command = ["python"] * (not launched.no_python) + [launched.training_script, *launched.training_script_args]
     if command[0] == "bash":
-        arguments = passed(copied_to(tmp_path), *command[1:])
+        model = "trellisnet" if "trellisnet" in command[1] else "transformer"
+        program, arguments = f"DEQModel/train_{model}.py", passed(copied_to(tmp_path), *command[1:])
     else:
-        assert command[:2] == ["python", TRAINING]
-        arguments = command[2:]
+        assert command[0] == "python"
+        program, arguments = command[1], command[2:]
     (tmp_path / "FILE").write_text("{}")
     monkeypatch.chdir(tmp_path)  # where --config FILE is
     if "--help" not in arguments:
-        COMMAND.parse(arguments)
+        TRAINING[program].parse(arguments)
 
 
 def test_commands_are_whole():
@@ -76,8 +84,8 @@ def test_corpora_are_those_of_get_data():
 def test_flags_exist():
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README.replace(SLURM, "")))
     written = "".join(path.read_text(encoding="utf-8") for path in [*PROGRAMS, ROOT / "get_data.sh"])
-    known = {*COMMAND.parser()._option_string_actions, *get_args_parser()._option_string_actions}
-    for program in (generation.program.PROGRAM, evaluation.score_program.PROGRAM):
+    known = {*get_args_parser()._option_string_actions}
+    for program in (generation.program.PROGRAM, evaluation.score_program.PROGRAM, *TRAINING.values()):
         known |= program.parser()._option_string_actions.keys()
     known |= set(re.findall(r"[\"' ](--[a-z][\w-]*)", written)) | {"--logdir", "--out"}  # of tensorboard, plot_runs.py
     abbreviated = {"--pretrain_step"}  # as existing scripts have it
