@@ -16,6 +16,9 @@ import evaluation.score_program
 import generation.program
 import train_transformer
 import train_trellisnet
+from config.parser import Parser
+from synthetic.program import check
+from synthetic.settings import GROUPS, completed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -69,6 +72,14 @@ def test_training_commands_parse(command, tmp_path, monkeypatch):
         TRAINING[program].parse(arguments)
 
 
+@pytest.mark.parametrize(
+    "command", [command for command in commands() if "DEQModel/train_synthetic.py" in command], ids=" ".join
+)
+def test_commands_of_synthetic_tasks_parse(command):
+    given, _ = Parser("train_synthetic.py", "", GROUPS).given(command[2:])
+    check(completed(given))
+
+
 def test_commands_are_whole():
     assert len(commands()) > 30
     assert not [command for command in commands() if "…" in " ".join(command)]
@@ -87,6 +98,7 @@ def test_flags_exist():
     known = {*get_args_parser()._option_string_actions}
     for program in (generation.program.PROGRAM, evaluation.score_program.PROGRAM, *TRAINING.values()):
         known |= program.parser()._option_string_actions.keys()
+    known |= Parser("train_synthetic.py", "", GROUPS)._option_string_actions.keys()
     known |= set(re.findall(r"[\"' ](--[a-z][\w-]*)", written)) | {"--logdir", "--out"}  # of tensorboard, plot_runs.py
     abbreviated = {"--pretrain_step"}  # as existing scripts have it
     assert named - known - abbreviated == set()
