@@ -23,7 +23,6 @@ from system.distributed import World
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 from system.signals import Signals, Stopped
-from training.activation_penalty import ActivationPenalty
 from training.averaging import WeightAverage
 from training.best_model import BestModel, Describe
 from training.checkpoint import CHECKPOINT_FILE, Checkpoint, Part
@@ -38,7 +37,6 @@ from training.progress import Progress, ShallowStage
 from training.random_states import RandomStates
 from training.telemetry import Telemetry
 from training.update import Update, Updater
-from utils.optimizers import OPTIMIZERS, Clipping
 
 LEARNING = (Updater, WeightAverage, Progress, LearningRate, ChunkMemories)
 PARTS = (*LEARNING, Telemetry, ShallowStage, BestModel, OrderedBatches, RandomStates)
@@ -81,20 +79,10 @@ class Trainer:
         self.depth = training_depth(settings, batch_sum=self.world.sum if self.world.size > 1 else None)
         self.validation_depth = validation_depth(settings)
         self.penalty = JacobianPenalty.of(settings)
-        optimizer = OPTIMIZERS[settings.optim](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-        unclipped = model.embedding_parameters() if settings.clip_nonemb else ()
-        self.updater = Updater(
-            model,
-            optimizer,
-            Clipping(model.parameters(), unclipped, settings.clip),
-            world=self.world,
-            n_chunks=settings.batch_chunk,
-            n_rows=settings.batch_size,
-            penalty=ActivationPenalty.of(settings),
-        )
+        self.updater = Updater.of(model, settings, self.world)
         self.average = WeightAverage(settings, model)
         self.progress = Progress(settings.start_train_steps)
-        self.rate = LearningRate(settings, optimizer)
+        self.rate = LearningRate(settings, self.updater.optimizer)
         self.rate.set(self.progress.step)
         rows = self.world.rows(settings.batch_size, settings.gpu0_bsz)
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)

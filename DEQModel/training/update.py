@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from config.settings import Settings
 from data.segments import Segment
 from models.protocol import LanguageModel, Memory
 from modules.depth import Depth
@@ -26,7 +27,7 @@ from system.state_dicts import load_into
 from training.activation_penalty import ActivationPenalty
 from training.checkpoint import CHECKPOINT_FILE
 from training.jacobian_penalty import Charge
-from utils.optimizers import Clipping
+from utils.optimizers import OPTIMIZERS, Clipping
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,19 @@ class Updater:
         if world.size > 1:
             self.parallel = DistributedDataParallel(model)
             self.parallel.register_comm_hook(None, sum_gradients)  # each process has its share of the loss
+
+    @classmethod
+    def of(cls, model: LanguageModel, settings: Settings, world: World) -> "Updater":
+        """The updater that a run's settings ask for."""
+        return cls(
+            model,
+            OPTIMIZERS[settings.optim](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+            Clipping(model.parameters(), model.embedding_parameters() if settings.clip_nonemb else (), settings.clip),
+            world=world,
+            n_chunks=settings.batch_chunk,
+            n_rows=settings.batch_size,
+            penalty=ActivationPenalty.of(settings),
+        )
 
     def __call__(
         self, batch: Segment, memories: Sequence[Memory | None], depth: Depth, charge: Charge | None = None
