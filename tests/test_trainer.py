@@ -36,6 +36,8 @@ FAILED = (
 class Bigram(nn.Module):
     """log p(next | token) from a table, plus the memory's count of segments times a parameter."""
 
+    memory_length = 1
+
     def __init__(self, dtype=torch.float64):
         super().__init__()
         self.word_emb = nn.Embedding(N_TOKEN, N_TOKEN, dtype=dtype)
