@@ -14,12 +14,14 @@ from scripts import run as run_script
 from tiny_trained import call_program
 
 from synthetic.models import MODELS
+from synthetic.p_hop import PHop
 from synthetic.program import main
 from synthetic.record import Record
 from synthetic.settings import DEQ_MODELS, completed
 from synthetic.table import main_test
 from synthetic.tasks import TASKS
-from synthetic.training import training_depth
+from synthetic.training import training_depth, updates
+from system.errors import UserError
 
 SMALL = "--seq_len 3 --n_train 30 --n_test 7 --batch_size 5 --max_step 4 --d_model 8 --d_inner 8 --n_head 2"
 SOLVES = "--solver broyden --f_thres 5 --b_thres 5"
@@ -113,6 +115,32 @@ def test_a_cell_that_is_applied_a_number_of_times(tmp_path):
     assert other.training.loss != record.training.loss
 
 
+def test_stages_have_as_many_values_of_each_setting():
+    with pytest.raises(UserError, match="2 values of p, 1 values of max_step"):
+        list(completed({"curriculum": "p=1,2 max_step=3"}).stages)
+
+
+def test_a_curriculum_comes_before_the_task(tmp_path, monkeypatch):
+    seen = []
+    examples = PHop.examples
+
+    def watched(self, n, seq_len, seed):
+        seen.append((self.p, n, seq_len))
+        return examples(self, n, seq_len, seed)
+
+    monkeypatch.setattr(PHop, "examples", watched)
+    base = "--task p_hop --p 3 --n_train 0 --model gru --seq_len 9 --max_step 1"
+    given = f"{SMALL} --out {tmp_path} {base}".split()
+    curriculum = ["--curriculum", "p=1,2 seq_len=5,7 batch_size=4,3 max_step=2,3"]
+    assert call_program(main, [*given, *curriculum]).status == 0
+    assert seen == [(1, 4, 5)] * 2 + [(2, 3, 7)] * 3 + [(3, 5, 9), (3, 7, 9)]  # and the test's
+    (path,) = tmp_path.iterdir()
+    assert Record.read(path).training.course[-1].step == 6
+    rates = [rate for rate, _ in updates(completed({"curriculum": "max_step=2", "max_step": 2, "warmup_step": 0}))]
+    assert rates[:2] == rates[2:]
+    assert rates[0] > rates[1] > 0
+
+
 def test_the_shallow_stage_comes_before_the_solves():
     stages = training_depth(completed({"pretrain_steps": 3, "n_layer": 4})).stages
     assert [first for first, _ in stages] == [0, 3]
@@ -166,6 +194,11 @@ def test_every_flag_changes_what_comes_out(more, tmp_path):
         ("--f_thres -1", "--f_thres is -1"),
         ("--test_thresholds 3 0", "--test_thresholds is 0"),
         ("--lr 1e30", "the loss is"),
+        ("--curriculum p", "--curriculum has 'p': write"),
+        ("--curriculum lr=1", "--curriculum cannot change 'lr': choose from p, seq_len"),
+        ("--curriculum p=1", "--curriculum has no max_step"),
+        ("--curriculum max_step=3,0", "--curriculum has max_step=0: pass whole numbers of at least 1"),
+        ("--model deq_trellisnet", "--d_embed 10 is more than --d_model 8"),
         ("--out {place}/file", "cannot write"),
         ("--table {place}/none", "is no folder"),
         ("--table {place}/empty", "holds no runs"),

@@ -74,6 +74,8 @@ def check(settings: Settings) -> None:
     check_needs(settings, flags, usual(settings.task, settings.model))
     with mistakes_in_flags(FLAG_NAMES):
         settings.n_applications  # noqa: B018 its mistake is told here
+        for stage in settings.stages:
+            TASKS[stage.task](stage)
         equilibrium(settings)
         task = TASKS[settings.task](settings)
         with torch.device("meta"):
@@ -88,8 +90,8 @@ def _finished(settings: Settings) -> Record:
     torch.manual_seed(settings.seed)
     task, name = TASKS[settings.task](settings), name_of(settings)
     model = build(settings, task.n_token).to(device)
-    say(f"{name}: {n_parameters(model):,} parameters, {settings.max_step} updates")
-    training = train(model, task, settings, name)
+    say(f"{name}: {n_parameters(model):,} parameters, {settings.n_updates} updates")
+    training = train(model, settings, name)
     say(
         f"{name}: trained in {duration(training.seconds)}, {1000 * training.seconds_a_step:.0f} ms a step, "
         f"loss {power(training.loss)}, accuracy {training.accuracy:.4f}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.solve_settings import GradientSettings, SolveSettings
+from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
 from synthetic.optimizers import OPTIMIZERS
 from synthetic.recipes import OF_DEQS, RECIPES
@@ -71,6 +72,11 @@ class CourseSettings:
     )
     warmup_step: int = flag(100, "updates of linear warm-up; then the rate falls as a cosine", least=0)
     max_step: int = flag(2000, "updates", least=1)
+    curriculum: str = flag(
+        "",
+        "stages of training that come before, each with a warm-up and fall of the rate of its own: settings and their "
+        f"values, one a stage, as in {EXAMPLE}",
+    )
     pretrain_steps: int = flag(0, "a DEQ's updates in the shallow stage, before it solves", least=0)
     batch_size: int = flag(16, "sequences of an update", least=1)
     clip: float = flag(1.0, "largest norm of the gradient", above=0)
@@ -99,6 +105,20 @@ GROUPS = {
 @dataclass(frozen=True)
 class Settings(RecordSettings, GradientSettings, SolveSettings, CourseSettings, ModelSettings, TaskSettings):
     """The settings of a run."""
+
+    @property
+    def stages(self) -> list[Settings]:
+        """Those of each stage of training, the last of which has these.
+
+        Raises:
+            UserError: `curriculum` names no stages.
+        """
+        return stages(self, self.curriculum)
+
+    @property
+    def n_updates(self) -> int:
+        """Updates of all stages."""
+        return sum(stage.max_step for stage in self.stages)
 
     @property
     def n_applications(self) -> int | None:

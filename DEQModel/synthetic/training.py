@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,8 @@ from synthetic.models import is_equilibrium
 from synthetic.optimizers import OPTIMIZERS
 from synthetic.scoring import Score, mean_steps, score
 from synthetic.settings import Settings
-from synthetic.task import Task
+from synthetic.task import Examples
+from synthetic.tasks import TASKS
 from system.errors import UserError
 from system.figures import power
 from system.progress import progress_bar
@@ -57,12 +59,11 @@ class TrainingFigures:
     course: tuple[Point, ...]
 
 
-def train(model: LanguageModel, task: Task, settings: Settings, name: str) -> TrainingFigures:
+def train(model: LanguageModel, settings: Settings, name: str) -> TrainingFigures:
     """Train a new model.
 
     Args:
         model: it is changed in place.
-        task: what it learns.
         settings: of the run.
         name: of the run, in front of the bar.
 
@@ -71,15 +72,14 @@ def train(model: LanguageModel, task: Task, settings: Settings, name: str) -> Tr
     """
     device = next(model.parameters()).device
     optimizer = OPTIMIZERS[settings.optim](model, settings)
-    schedule = Schedule("cosine", settings.lr, settings.warmup_step, settings.max_step)
     clip = Clipping(model.parameters(), (), settings.clip)
     depths, penalty = training_depth(settings), JacobianPenalty.of(settings)
-    solves, course = [], _Course()
+    solves, course, n_updates = [], _Course(), settings.n_updates
     start = time.perf_counter()
     model.train()
-    with progress_bar(settings.max_step, name) as bar:
-        for step, examples in zip(range(settings.max_step), batches(task, settings), strict=False):
-            set_rate(optimizer, schedule(step))
+    with progress_bar(n_updates, name) as bar:
+        for step, (rate, examples) in enumerate(updates(settings)):
+            set_rate(optimizer, rate)
             depth = depths.at(step)
             solves_now = is_equilibrium(model) and not isinstance(depth, Applications)
             charge = penalty.at(step) if solves_now else None
@@ -96,7 +96,7 @@ def train(model: LanguageModel, task: Task, settings: Settings, name: str) -> Tr
             course.add(result)
             solves += [result.solve] if result.solve is not None else []
             bar.update()
-            if (step + 1) * N_POINTS // settings.max_step > step * N_POINTS // settings.max_step:
+            if (step + 1) * N_POINTS // n_updates > step * N_POINTS // n_updates:
                 point = course.point(step + 1)
                 bar.show((f"loss {power(point.loss)}", f"accuracy {point.accuracy:.4f}"))
     seconds = time.perf_counter() - start
@@ -104,11 +104,20 @@ def train(model: LanguageModel, task: Task, settings: Settings, name: str) -> Tr
         loss=course.points[-1].loss,
         accuracy=course.points[-1].accuracy,
         seconds=seconds,
-        seconds_a_step=seconds / settings.max_step,
+        seconds_a_step=seconds / n_updates,
         forward_steps=mean_steps([solve.forward for solve in solves]),
         backward_steps=mean_steps([solve.backward for solve in solves if solve.backward is not None]),
         course=tuple(course.points),
     )
+
+
+def updates(settings: Settings) -> Iterator[tuple[float, Examples]]:
+    """Rate and batch of each update, stage after stage."""
+    for stage in settings.stages:
+        schedule = Schedule("cosine", stage.lr, stage.warmup_step, stage.max_step)
+        task = TASKS[stage.task](stage)
+        for step, examples in zip(range(stage.max_step), batches(task, stage), strict=False):
+            yield schedule(step), examples
 
 
 def training_depth(settings: Settings) -> DepthSchedule:
