@@ -106,6 +106,12 @@ def test_tests_at_other_lengths_and_thresholds(tmp_path):
     assert main_test(record).threshold == 2  # 5 of training is nearer to it than to 9
 
 
+def test_another_solver_for_the_tests(tmp_path):
+    one, other = (trained(tmp_path, more)[0] for more in ("", "--test_solver fixed_point"))
+    assert one.training.course == other.training.course
+    assert main_test(one).residual != main_test(other).residual
+
+
 def test_a_cell_that_is_applied_a_number_of_times(tmp_path):
     record, _ = trained(tmp_path, "--depth 3 --test_thresholds 1 3")
     assert record.training.forward_steps is None
@@ -146,7 +152,7 @@ def test_each_stage_has_a_course_of_the_rate_of_its_own(tmp_path, monkeypatch):
     assert rates[:4] == rates[4:]
     assert rates[0] != rates[3]
     rates.clear()
-    more = "--warmup_step 0 --scheduler trapezoid --lr 1".split()
+    more = ["--warmup_step", "0", "--scheduler", "trapezoid", "--lr", "1"]
     assert (
         call_program(main, [*f"{SMALL} {SOLVES} --out {tmp_path} --model gru --max_step 5".split(), *more]).status == 0
     )
@@ -217,6 +223,7 @@ def test_every_flag_changes_what_comes_out(more, tmp_path):
         ("--model tcn --n_layer 1 --seq_len 50", "--n_layer 1"),
         ("--seq_len 0", "--seq_len is 0"),
         ("--seed -1", "--seed is -1"),
+        ("--model gru --test_solver anderson", "--test_solver anderson has no effect without --depth equilibrium"),
         ("--test_stages", "--test_stages has no effect without --curriculum"),
         ("--adam_ratio 0.3", "--adam_ratio 0.3 has no effect without --optim Muon"),
         ("--beta2 0.5 --optim Muon", "--beta2 0.5 has no effect without --optim Adam"),

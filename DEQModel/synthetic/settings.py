@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.solve_settings import GradientSettings, SolveSettings
+from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
 from synthetic.optimizers import OPTIMIZERS
@@ -19,6 +20,7 @@ EQUILIBRIUM = "equilibrium"
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
+SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and s.depth == EQUILIBRIUM)
 STAGES = Need("--curriculum", lambda s: s.curriculum != "")
 MUON = Need("--optim Muon", lambda s: s.optim == "Muon")
 ADAM = Need("--optim Adam", lambda s: s.optim == "Adam")
@@ -37,6 +39,9 @@ class TaskSettings:
         (), "lengths T that are tested (default: that of training)", kind=int, several=True, least=1
     )
     test_stages: bool = flag(False, "test after each stage of --curriculum too, on its task", needs=(STAGES,))
+    test_solver: str | None = flag(
+        None, "solver of the tests (default: that of --solver)", kind=str, choices=tuple(SOLVERS), needs=(SOLVES,)
+    )
     test_thresholds: tuple[int, ...] = flag(
         (),
         "tests' solver thresholds, or with --depth N numbers of applications (default: as in training)",

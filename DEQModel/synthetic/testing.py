@@ -40,5 +40,6 @@ def test_depths(model: LanguageModel, settings: Settings) -> list[tuple[int | No
         return [(None, Applications(1))]
     if n_applications is not None:
         return [(n, Applications(n)) for n in settings.test_thresholds or (n_applications,)]
+    settings = replace(settings, solver=settings.test_solver or settings.solver)
     thresholds = settings.test_thresholds or (settings.f_thres,)
     return [(threshold, equilibrium(replace(settings, f_thres=threshold))) for threshold in thresholds]
