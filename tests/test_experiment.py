@@ -111,8 +111,8 @@ def test_settings_and_results_are_json(tmp_path):
     with Experiment(given) as experiment:
         experiment.results({"test": {"perplexity": 3.0}})
     stored = json.loads((experiment.folder / "settings.json").read_text())["settings"]
-    assert stored.pop("cutoffs") == [3, 5]
-    assert stored == {name: value for name, value in vars(given).items() if name != "cutoffs"}
+    assert stored["cutoffs"] == [3, 5]
+    assert stored == {name: list(value) if isinstance(value, tuple) else value for name, value in vars(given).items()}
     assert json.loads((experiment.folder / "results.json").read_text()) == {"test": {"perplexity": 3.0}}
     assert not list(experiment.folder.glob(".*"))
 

@@ -98,3 +98,12 @@ def test_annealing_waits_anew_after_each_fall_and_compares_with_the_best_of_all(
         falls.append(annealing.falls)
     # 2.0 is three validations old at the fifth, counts as one of then, and is three old at the eighth and eleventh
     assert falls == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_trapezoid_is_flat_and_falls_over_its_last_two_fifths():
+    schedule = Schedule("trapezoid", lr=2.0, warmup_step=4, max_step=20, eta_min=0.5)
+    rates = [schedule(step) for step in range(22)]
+    assert rates[:4] == [0.5, 0.5, 1.0, 1.5]
+    assert rates[4:13] == [2.0] * 9
+    assert rates[12:21] == pytest.approx(torch.linspace(2.0, 0.5, 9).tolist())
+    assert rates[21] == 0.5

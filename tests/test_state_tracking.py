@@ -9,13 +9,16 @@ from synthetic.state_tracking import GENERATORS, GROUP, LETTERS, StateTracking
 @pytest.mark.parametrize("letters", LETTERS)
 def test_targets_are_the_running_products(letters):
     examples = StateTracking(letters).examples(4, 50, seed=3)
+    assert examples.tokens.shape == examples.targets.shape == examples.counted.shape == (51, 4)
+    assert (examples.tokens[0] == len(LETTERS[letters])).all(), "the mark of the beginning"
+    assert not examples.counted[0].any()
+    assert examples.counted[1:].all()
     for column in range(4):
         state = tuple(range(5))
-        for token, target in zip(examples.tokens[:, column], examples.targets[:, column], strict=True):
+        for token, target in zip(examples.tokens[1:, column], examples.targets[1:, column], strict=True):
             letter = LETTERS[letters][token]
             state = tuple(state[letter[i]] for i in range(5))
             assert GROUP[target] == state
-    assert examples.counted.all()
 
 
 def test_the_generators_reach_the_whole_group():
@@ -30,9 +33,8 @@ def test_the_generators_reach_the_whole_group():
 def test_letters_and_classes_share_a_vocabulary(letters, n_letter):
     task = StateTracking(letters)
     examples = task.examples(64, 256, seed=0)
-    assert examples.tokens.shape == (256, 64)
-    assert (task.n_token, task.n_class, task.length(32)) == (120, 120, 32)
-    assert examples.tokens.unique().tolist() == list(range(n_letter))
+    assert (task.n_token, task.n_class, task.length(32)) == (max(120, n_letter + 1), 120, 33)
+    assert examples.tokens.unique().tolist() == list(range(n_letter + 1))
     late = torch.bincount(examples.targets[128:].flatten(), minlength=120).double()
     assert late.min() > 0.3 * late.mean(), "no class is rare"
 

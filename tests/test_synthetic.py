@@ -20,7 +20,7 @@ from synthetic.record import Record
 from synthetic.settings import DEQ_MODELS, completed
 from synthetic.table import main_test
 from synthetic.tasks import TASKS
-from synthetic.training import training_depth, updates
+from synthetic.training import training_depth
 from system.errors import UserError
 
 SMALL = "--seq_len 3 --n_train 30 --n_test 7 --batch_size 5 --max_step 4 --d_model 8 --d_inner 8 --n_head 2"
@@ -106,6 +106,12 @@ def test_tests_at_other_lengths_and_thresholds(tmp_path):
     assert main_test(record).threshold == 2  # 5 of training is nearer to it than to 9
 
 
+def test_another_solver_for_the_tests(tmp_path):
+    one, other = (trained(tmp_path, more)[0] for more in ("", "--test_solver fixed_point"))
+    assert one.training.course == other.training.course
+    assert main_test(one).residual != main_test(other).residual
+
+
 def test_a_cell_that_is_applied_a_number_of_times(tmp_path):
     record, _ = trained(tmp_path, "--depth 3 --test_thresholds 1 3")
     assert record.training.forward_steps is None
@@ -136,9 +142,35 @@ def test_a_curriculum_comes_before_the_task(tmp_path, monkeypatch):
     assert seen == [(1, 4, 5)] * 2 + [(2, 3, 7)] * 3 + [(3, 5, 9), (3, 7, 9)]  # and the test's
     (path,) = tmp_path.iterdir()
     assert Record.read(path).training.course[-1].step == 6
-    rates = [rate for rate, _ in updates(completed({"curriculum": "max_step=2", "max_step": 2, "warmup_step": 0}))]
-    assert rates[:2] == rates[2:]
-    assert rates[0] > rates[1] > 0
+
+
+def test_each_stage_has_a_course_of_the_rate_of_its_own(tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr("synthetic.training.set_rate", lambda optimizer, rate: rates.append(rate))
+    curriculum = ["--curriculum", "max_step=4"]
+    assert call_program(main, [*f"{SMALL} {SOLVES} --out {tmp_path} --model gru".split(), *curriculum]).status == 0
+    assert rates[:4] == rates[4:]
+    assert rates[0] != rates[3]
+    rates.clear()
+    more = ["--warmup_step", "0", "--scheduler", "trapezoid", "--lr", "1"]
+    assert (
+        call_program(main, [*f"{SMALL} {SOLVES} --out {tmp_path} --model gru --max_step 5".split(), *more]).status == 0
+    )
+    assert rates == pytest.approx([1, 1, 1, 1, 0.5])
+
+
+def test_stages_are_tested_on_their_own_tasks(tmp_path):
+    base = f"{SMALL} {SOLVES} --out {tmp_path} --task p_hop --p 3 --n_train 0 --seq_len 9".split()
+    more = ["--test_stages", "--curriculum", "p=1,2 max_step=2,3", "--test_thresholds", "2", "5"]
+    outcome = call_program(main, [*base, *more])
+    assert outcome.status == 0
+    assert "test p 2 T 9 threshold 5: loss" in outcome.out
+    (path,) = tmp_path.iterdir()
+    record = Record.read(path)
+    assert [(test.p, test.threshold) for test in record.tests] == [(p, n) for p in (1, 2, 3) for n in (2, 5)]
+    assert main_test(record).p == 3
+    shown = call_program(main, f"--table {tmp_path}").out
+    assert all(f"p {p} T 9" in shown for p in (1, 2, 3))
 
 
 def test_the_shallow_stage_comes_before_the_solves():
@@ -157,6 +189,8 @@ def test_the_shallow_stage_comes_before_the_solves():
         "--warmup_step 0",
         "--clip 0.01",
         "--init_std 0.3",
+        "--init_std -1",
+        "--not_tied",
         "--n_head 4",
         "--d_inner 9",
         "--pretrain_steps 3",
@@ -189,6 +223,9 @@ def test_every_flag_changes_what_comes_out(more, tmp_path):
         ("--model tcn --n_layer 1 --seq_len 50", "--n_layer 1"),
         ("--seq_len 0", "--seq_len is 0"),
         ("--seed -1", "--seed is -1"),
+        ("--model gru --test_solver anderson", "--test_solver anderson has no effect without --depth equilibrium"),
+        ("--test_stages", "--test_stages has no effect without --curriculum"),
+        ("--adam_ratio 0.3", "--adam_ratio 0.3 has no effect without --optim Muon"),
         ("--beta2 0.5 --optim Muon", "--beta2 0.5 has no effect without --optim Adam"),
         ("--phantom_steps 2", "--phantom_steps 2 has no effect without --grad phantom"),
         ("--f_thres -1", "--f_thres is -1"),

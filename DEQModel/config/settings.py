@@ -17,6 +17,7 @@ from utils.optimizers import OPTIMIZERS
 from utils.schedules import SCHEDULES
 
 IN_FLOAT32 = 1e38  # what is above is infinite there
+FALLING = ("cosine", "trapezoid")  # schedules that end at eta_min
 OF_ITS_ROWS = "the position in the text and the memory count its rows"
 
 
@@ -67,15 +68,15 @@ class OptimisationSettings:
     )
     eta_min: float = flag(
         0.0,
-        "cosine: last learning rate",
+        "cosine, trapezoid: last learning rate",
         least=0,
         below=IN_FLOAT32,
         note=Note(
-            lambda s: s.scheduler == "cosine" and s.eta_min > s.lr,
+            lambda s: s.scheduler in FALLING and s.eta_min > s.lr,
             "the learning rate rises from --lr to --eta_min",
             beside="lr",
         ),
-        serves=_scheduler("cosine"),
+        serves=Need("--scheduler cosine or trapezoid", lambda s: s.scheduler in FALLING),
     )
     when: tuple[int, ...] = flag(
         (),

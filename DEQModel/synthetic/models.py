@@ -30,6 +30,7 @@ def _deq_transformer(settings: Any, n_token: int) -> DEQTransformerLM:
             d_model=settings.d_model,
             d_inner=settings.d_inner,
             d_embed=settings.d_model,
+            tied=not settings.not_tied,
         )
     )
     _initialise(model, settings.init_std)
@@ -65,6 +66,7 @@ def _stack(settings: Any, n_token: int) -> TransformerStack:
         d_model=settings.d_model,
         n_head=settings.n_head,
         d_inner=settings.d_inner,
+        tied=not settings.not_tied,
     )
     _initialise(model, settings.init_std)
     return model
@@ -130,6 +132,8 @@ def _check_heads(settings: Any) -> None:
 
 
 def _initialise(model: nn.Module, std: float) -> None:
+    if std < 0:
+        return
     initialise_parameters(
         model,
         init="normal",

@@ -17,7 +17,7 @@ def _adam(model: LanguageModel, settings: Any) -> Optimizer:
 def _muon(model: LanguageModel, settings: Any) -> Optimizer:
     vectors = [*model.embedding_parameters(), *model.head.parameters()]
     vectors += [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
-    return Muon(model.parameters(), settings.lr, vectors=vectors)
+    return Muon(model.parameters(), settings.lr, vectors=vectors, adam_ratio=settings.adam_ratio)
 
 
 OPTIMIZERS: dict[str, Callable[[LanguageModel, Any], Optimizer]] = {"Adam": _adam, "Muon": _muon}

@@ -17,7 +17,7 @@ from synthetic.settings import GROUPS, Settings, completed, usual
 from synthetic.table import table
 from synthetic.tasks import TASKS
 from synthetic.testing import tests
-from synthetic.training import train
+from synthetic.training import Training
 from system.errors import UserError
 from system.figures import duration, power
 from system.flag import flags_of
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
         record = _finished(settings)
         record.write(place)
     for test in record.tests:
-        say(f"{name_of(settings)}: {in_words(test)}")
+        say(f"{name_of(settings)}: {in_words(test, settings.task)}")
     say(f"figures: {place}")
     return 0
 
@@ -88,20 +88,25 @@ def _finished(settings: Settings) -> Record:
     """Train and test."""
     device = torch.device("cuda" if settings.cuda else "cpu")
     torch.manual_seed(settings.seed)
-    task, name = TASKS[settings.task](settings), name_of(settings)
-    model = build(settings, task.n_token).to(device)
+    name = name_of(settings)
+    model = build(settings, TASKS[settings.task](settings).n_token).to(device)
     say(f"{name}: {n_parameters(model):,} parameters, {settings.n_updates} updates")
-    training = train(model, settings, name)
+    training, figures = Training(model, settings), []
+    for i, stage in enumerate(settings.stages, start=1):
+        training.run(stage, name_of(stage))
+        if settings.test_stages or i == len(settings.stages):
+            figures += tests(model, stage)
+    done = training.figures()
     say(
-        f"{name}: trained in {duration(training.seconds)}, {1000 * training.seconds_a_step:.0f} ms a step, "
-        f"loss {power(training.loss)}, accuracy {training.accuracy:.4f}"
+        f"{name}: trained in {duration(done.seconds)}, {1000 * done.seconds_a_step:.0f} ms a step, "
+        f"loss {power(done.loss)}, accuracy {done.accuracy:.4f}"
     )
-    figures = tuple(tests(model, task, settings))
-    return Record(recorded(settings), n_parameters(model), training, figures, peak_memory(device))
+    return Record(recorded(settings), n_parameters(model), done, tuple(figures), peak_memory(device))
 
 
-def in_words(test: TestFigures) -> str:
+def in_words(test: TestFigures, task: str) -> str:
     """A test's figures."""
     threshold = "" if test.threshold is None else f" threshold {test.threshold}"
     steps = "" if test.steps is None else f", {test.steps:.1f} solver steps, residual {power(test.residual)}"
-    return f"test T {test.length}{threshold}: loss {power(test.loss)}, accuracy {test.accuracy:.4f}{steps}"
+    hops = f" p {test.p}" if task == "p_hop" else ""
+    return f"test{hops} T {test.length}{threshold}: loss {power(test.loss)}, accuracy {test.accuracy:.4f}{steps}"

@@ -31,6 +31,7 @@ class TestFigures:
     """A test.
 
     Attributes:
+        p: hops of its task, where that is p_hop.
         length: T of its sequences.
         threshold: of its solves, or how often the cell was applied; None for a model without such.
         loss, accuracy: means over the positions that count; the loss in nats.
@@ -38,6 +39,7 @@ class TestFigures:
         seconds: that it took.
     """
 
+    p: int
     length: int
     threshold: int | None
     loss: float
@@ -58,7 +60,14 @@ def score(model: LanguageModel, examples: Examples, depth: Depth) -> Score:
 
 @torch.no_grad()
 def tested(
-    model: LanguageModel, examples: Examples, depth: Depth, *, length: int, threshold: int | None, batch_size: int
+    model: LanguageModel,
+    examples: Examples,
+    depth: Depth,
+    *,
+    p: int,
+    length: int,
+    threshold: int | None,
+    batch_size: int,
 ) -> TestFigures:
     """The figures of a whole test set, `batch_size` sequences at a time."""
     device = next(model.parameters()).device
@@ -71,6 +80,7 @@ def tested(
     )
     reports = [part.solve.forward for part in scores if part.solve is not None]
     return TestFigures(
+        p=p,
         length=length,
         threshold=threshold,
         loss=nll / n_counted,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.solve_settings import GradientSettings, SolveSettings
+from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
 from synthetic.optimizers import OPTIMIZERS
@@ -19,6 +20,9 @@ EQUILIBRIUM = "equilibrium"
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
+SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and s.depth == EQUILIBRIUM)
+STAGES = Need("--curriculum", lambda s: s.curriculum != "")
+MUON = Need("--optim Muon", lambda s: s.optim == "Muon")
 ADAM = Need("--optim Adam", lambda s: s.optim == "Adam")
 
 
@@ -33,6 +37,10 @@ class TaskSettings:
     n_test: int = flag(2000, "test sequences, the same ones for all seeds", least=1)
     test_lengths: tuple[int, ...] = flag(
         (), "lengths T that are tested (default: that of training)", kind=int, several=True, least=1
+    )
+    test_stages: bool = flag(False, "test after each stage of --curriculum too, on its task", needs=(STAGES,))
+    test_solver: str | None = flag(
+        None, "solver of the tests (default: that of --solver)", kind=str, choices=tuple(SOLVERS), needs=(SOLVES,)
     )
     test_thresholds: tuple[int, ...] = flag(
         (),
@@ -55,10 +63,17 @@ class ModelSettings:
     d_embed: int = flag(10, "lstm, gru, deq_trellisnet: width of the embedding, and of the last one's output", least=1)
     n_head: int = flag(4, "attention heads", least=1)
     d_inner: int = flag(64, "width of the feed-forward layer", least=1)
+    not_tied: bool = flag(False, "transformers: separate embedding and softmax weights")
     n_layer: int = flag(2, "layers; of a DEQ, applications of the cell in the shallow stage", least=1)
     kernel_size: int = flag(8, "tcn, deq_trellisnet: taps of the convolutions", least=2)
     dilation: int = flag(1, "deq_trellisnet: positions between two taps", least=1)
-    init_std: float = flag(0.1, "standard deviation of a transformer's weights at the start", least=0, below=1e6)
+    init_std: float = flag(
+        0.1,
+        "standard deviation of a transformer's weights at the start; -1 for PyTorch's default",
+        least=0,
+        or_exactly=-1,
+        below=1e6,
+    )
 
 
 @dataclass(frozen=True)
@@ -66,11 +81,15 @@ class CourseSettings:
     """The updates."""
 
     optim: str = flag("Adam", "optimizer", choices=tuple(OPTIMIZERS))
+    scheduler: str = flag("cosine", "course of the learning rate", choices=("cosine", "trapezoid", "constant"))
     lr: float = flag(0.003, "highest learning rate", above=0, below=1e38)
     beta2: float = flag(
         0.95, "Adam: how long the square of the gradient is remembered", least=0, below=1, needs=(ADAM,)
     )
-    warmup_step: int = flag(100, "updates of linear warm-up; then the rate falls as a cosine", least=0)
+    adam_ratio: float = flag(
+        0.1, "Muon: Adam's rate for all that is no matrix, as a multiple of --lr", least=0, below=1e6, needs=(MUON,)
+    )
+    warmup_step: int = flag(100, "updates of linear warm-up", least=0)
     max_step: int = flag(2000, "updates", least=1)
     curriculum: str = flag(
         "",

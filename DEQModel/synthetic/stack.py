@@ -12,16 +12,17 @@ from utils.positional_embedding import PositionalEmbedding
 
 
 class TransformerStack(ExplicitLM):
-    """z = f_N(… f_1(embedding)), post-norm layers without injection, embedding and softmax tied.
+    """z = f_N(… f_1(embedding)), post-norm layers without injection.
 
     Args:
         n_token: V.
         n_layer: N.
         d_model, n_head, d_inner: D, number of heads, width of the feed-forward layers.
+        tied: embedding and softmax share their weights.
     """
 
-    def __init__(self, n_token: int, *, n_layer: int, d_model: int, n_head: int, d_inner: int):
-        super().__init__(n_token, d_model, d_model, tied=True)
+    def __init__(self, n_token: int, *, n_layer: int, d_model: int, n_head: int, d_inner: int, tied: bool):
+        super().__init__(n_token, d_model, d_model, tied=tied)
         self.pos_emb = PositionalEmbedding(d_model)
         self.cells = nn.ModuleList(_cell(d_model, n_head, d_inner) for _ in range(n_layer))
 

@@ -18,10 +18,12 @@ LETTERS = {"generators": GENERATORS, "elements": GROUP}
 
 @dataclass(frozen=True)
 class StateTracking:
-    """The product x[0] ∘ x[1] ∘ … ∘ x[t] of the letters so far, at every position t: one of 120 classes.
+    """The product x[1] ∘ x[2] ∘ … ∘ x[t] of the letters so far, at every position t: one of 120 classes.
 
-    (g ∘ h)(i) = g(h(i)). Letters are independent and uniform. S5 is not solvable, so that the word problem is complete
-    for NC1: no transformer of fixed depth is known to solve it at every length.
+    (g ∘ h)(i) = g(h(i)). Letters are independent and uniform. A mark of the beginning, x[0], precedes them and does
+    not count: without it attention over relative positions, an average, could not tell a letter from its repetition.
+    S5 is not solvable, so that its word problem is complete for NC1: no transformer of fixed depth is known to solve it
+    at every length.
 
     Args:
         letters: a key of `LETTERS`: the two generators, or all 120 elements.
@@ -41,8 +43,13 @@ class StateTracking:
 
     @property
     def n_token(self) -> int:
-        """V: letters and classes share one vocabulary."""
-        return len(GROUP)
+        """V: letters, the mark after them, and classes share one vocabulary."""
+        return max(self.beginning + 1, self.n_class)
+
+    @property
+    def beginning(self) -> int:
+        """The token that marks the beginning."""
+        return len(LETTERS[self.letters])
 
     @property
     def n_class(self) -> int:
@@ -50,18 +57,21 @@ class StateTracking:
         return len(GROUP)
 
     def length(self, seq_len: int) -> int:
-        """L, `seq_len` itself."""
-        return seq_len
+        """L, the letters and the mark."""
+        return seq_len + 1
 
     def examples(self, n: int, seq_len: int, seed: int) -> Examples:
-        """n words of this length; the same for the same arguments."""
+        """n words of `seq_len` letters; the same for the same arguments."""
         products = _products(self.letters)
         generator = torch.Generator().manual_seed(seed)
-        tokens = torch.randint(products.shape[1], (seq_len, n), generator=generator)
-        state, targets = torch.zeros(n, dtype=torch.int64), torch.empty_like(tokens)
-        for position, letter in enumerate(tokens):  # the class 0 is the identity
-            targets[position] = state = products[state, letter]
-        return Examples(tokens, targets, torch.ones_like(tokens, dtype=torch.bool))
+        word = torch.randint(self.beginning, (seq_len, n), generator=generator)
+        states = [torch.zeros(n, dtype=torch.int64)]  # the class 0 is the identity
+        for letter in word:
+            states.append(products[states[-1], letter])
+        tokens = torch.cat([torch.full((1, n), self.beginning), word])
+        counted = torch.ones_like(tokens, dtype=torch.bool)
+        counted[0] = False
+        return Examples(tokens, torch.stack(states), counted)
 
 
 @cache

@@ -57,7 +57,7 @@ def main_test(run: Record) -> TestFigures:
     settings = run.settings
     usual_threshold = int(settings["depth"]) if settings["depth"].isdigit() else settings["f_thres"]
     return min(
-        run.tests,
+        [test for test in run.tests if test.p == settings["p"]],
         key=lambda test: (abs(test.length - settings["seq_len"]), abs((test.threshold or 0) - usual_threshold)),
     )
 
@@ -85,20 +85,20 @@ def _columns(groups: Sequence[Runs]) -> list[list[str]]:
 
 def _by_threshold(groups: Sequence[Runs]) -> str:
     thresholds = sorted({test.threshold or 0 for runs in groups for run in runs for test in run.tests})
-    lines = [(runs, length) for runs in groups for length in sorted({test.length for test in runs[0].tests})]
+    lines = [(runs, *at) for runs in groups for at in sorted({(test.p, test.length) for test in runs[0].tests})]
     columns = [
-        ["model", *(_model(runs[0]) for runs, _ in lines)],
-        ["task", *(_task(runs[0]) for runs, _ in lines)],
-        ["test T", *(str(length) for _, length in lines)],
+        ["model", *(_model(runs[0]) for runs, _, _ in lines)],
+        ["task", *(_task(runs[0]) for runs, _, _ in lines)],
+        ["tested", *(f"p {p} T {length}" if _task_of(runs[0])[1] else f"T {length}" for runs, p, length in lines)],
     ]
     for threshold in thresholds:
         head = str(threshold) if threshold else "all"
-        columns.append([head, *(_cell(runs, length, threshold) for runs, length in lines)])
+        columns.append([head, *(_cell(runs, (p, length, threshold)) for runs, p, length in lines)])
     return under_each_other(columns)
 
 
-def _cell(runs: Runs, length: int, threshold: int) -> str:
-    tests = [test for run in runs for test in run.tests if (test.length, test.threshold or 0) == (length, threshold)]
+def _cell(runs: Runs, at: tuple[int, int, int]) -> str:
+    tests = [test for run in runs for test in run.tests if (test.p, test.length, test.threshold or 0) == at]
     if not tests:
         return MISSING
     accuracy, loss = (statistics.fmean(getattr(test, name) for test in tests) for name in ("accuracy", "loss"))

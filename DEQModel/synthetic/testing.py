@@ -12,16 +12,25 @@ from synthetic.examples import test_examples
 from synthetic.models import is_equilibrium
 from synthetic.scoring import TestFigures, tested
 from synthetic.settings import Settings
-from synthetic.task import Task
+from synthetic.tasks import TASKS
 
 
-def tests(model: LanguageModel, task: Task, settings: Settings) -> Iterator[TestFigures]:
-    """One by one, the first of them as the model was trained."""
+def tests(model: LanguageModel, settings: Settings) -> Iterator[TestFigures]:
+    """One by one, on the task of these settings; the first of them as the model was trained."""
+    task = TASKS[settings.task](settings)
     model.eval()
     for length in settings.test_lengths or (settings.seq_len,):
         examples = test_examples(task, settings, length)
         for threshold, depth in test_depths(model, settings):
-            yield tested(model, examples, depth, length=length, threshold=threshold, batch_size=settings.batch_size)
+            yield tested(
+                model,
+                examples,
+                depth,
+                p=settings.p,
+                length=length,
+                threshold=threshold,
+                batch_size=settings.batch_size,
+            )
 
 
 def test_depths(model: LanguageModel, settings: Settings) -> list[tuple[int | None, Depth]]:
@@ -31,5 +40,6 @@ def test_depths(model: LanguageModel, settings: Settings) -> list[tuple[int | No
         return [(None, Applications(1))]
     if n_applications is not None:
         return [(n, Applications(n)) for n in settings.test_thresholds or (n_applications,)]
+    settings = replace(settings, solver=settings.test_solver or settings.solver)
     thresholds = settings.test_thresholds or (settings.f_thres,)
     return [(threshold, equilibrium(replace(settings, f_thres=threshold))) for threshold in thresholds]

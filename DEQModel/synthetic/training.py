@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from config.depth import equilibrium
 from models.protocol import LanguageModel
 from modules.depth import Applications, DepthSchedule
+from modules.report import SolveInfo
 from synthetic.examples import batches, to
 from synthetic.models import is_equilibrium
 from synthetic.optimizers import OPTIMIZERS
@@ -59,65 +59,74 @@ class TrainingFigures:
     course: tuple[Point, ...]
 
 
-def train(model: LanguageModel, settings: Settings, name: str) -> TrainingFigures:
-    """Train a new model.
+class Training:
+    """Trains a new model, stage after stage.
 
     Args:
         model: it is changed in place.
         settings: of the run.
-        name: of the run, in front of the bar.
-
-    Raises:
-        UserError: the loss is not finite any more.
     """
-    device = next(model.parameters()).device
-    optimizer = OPTIMIZERS[settings.optim](model, settings)
-    clip = Clipping(model.parameters(), (), settings.clip)
-    depths, penalty = training_depth(settings), JacobianPenalty.of(settings)
-    solves, course, n_updates = [], _Course(), settings.n_updates
-    start = time.perf_counter()
-    model.train()
-    with progress_bar(n_updates, name) as bar:
-        for step, (rate, examples) in enumerate(updates(settings)):
-            set_rate(optimizer, rate)
-            depth = depths.at(step)
-            solves_now = is_equilibrium(model) and not isinstance(depth, Applications)
-            charge = penalty.at(step) if solves_now else None
-            if charge is not None:
-                depth = partial(depth, jacobian_samples=charge.samples)
-            result = score(model, to(examples, device), depth)
-            loss = result.nll / result.n_counted
-            if charge is not None:
-                loss = loss + charge.weight * result.solve.jacobian_loss
-            optimizer.zero_grad()
-            loss.backward()
-            clip()
-            optimizer.step()
-            course.add(result)
-            solves += [result.solve] if result.solve is not None else []
-            bar.update()
-            if (step + 1) * N_POINTS // n_updates > step * N_POINTS // n_updates:
-                point = course.point(step + 1)
-                bar.show((f"loss {power(point.loss)}", f"accuracy {point.accuracy:.4f}"))
-    seconds = time.perf_counter() - start
-    return TrainingFigures(
-        loss=course.points[-1].loss,
-        accuracy=course.points[-1].accuracy,
-        seconds=seconds,
-        seconds_a_step=seconds / n_updates,
-        forward_steps=mean_steps([solve.forward for solve in solves]),
-        backward_steps=mean_steps([solve.backward for solve in solves if solve.backward is not None]),
-        course=tuple(course.points),
-    )
 
+    def __init__(self, model: LanguageModel, settings: Settings):
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.optimizer = OPTIMIZERS[settings.optim](model, settings)
+        self.clip = Clipping(model.parameters(), (), settings.clip)
+        self.depths, self.penalty = training_depth(settings), JacobianPenalty.of(settings)
+        self.n_updates, self.step, self.seconds = settings.n_updates, 0, 0.0
+        self.course = _Course()
+        self.solves: list[SolveInfo] = []
 
-def updates(settings: Settings) -> Iterator[tuple[float, Examples]]:
-    """Rate and batch of each update, stage after stage."""
-    for stage in settings.stages:
-        schedule = Schedule("cosine", stage.lr, stage.warmup_step, stage.max_step)
-        task = TASKS[stage.task](stage)
-        for step, examples in zip(range(stage.max_step), batches(task, stage), strict=False):
-            yield schedule(step), examples
+    def run(self, stage: Settings, name: str) -> None:
+        """The updates of a stage; `name` stands in front of the bar.
+
+        Raises:
+            UserError: the loss is not finite any more.
+        """
+        schedule = Schedule(stage.scheduler, stage.lr, stage.warmup_step, stage.max_step)
+        examples = batches(TASKS[stage.task](stage), stage)
+        start = time.perf_counter()
+        self.model.train()
+        with progress_bar(stage.max_step, name) as bar:
+            for step, batch in zip(range(stage.max_step), examples, strict=False):
+                set_rate(self.optimizer, schedule(step))
+                self._update(to(batch, self.device))
+                bar.update()
+                if self.step * N_POINTS // self.n_updates > (self.step - 1) * N_POINTS // self.n_updates:
+                    point = self.course.point(self.step)
+                    bar.show((f"loss {power(point.loss)}", f"accuracy {point.accuracy:.4f}"))
+        self.seconds += time.perf_counter() - start
+
+    def _update(self, batch: Examples) -> None:
+        depth = self.depths.at(self.step)
+        solves = is_equilibrium(self.model) and not isinstance(depth, Applications)
+        charge = self.penalty.at(self.step) if solves else None
+        if charge is not None:
+            depth = partial(depth, jacobian_samples=charge.samples)
+        result = score(self.model, batch, depth)
+        loss = result.nll / result.n_counted
+        if charge is not None:
+            loss = loss + charge.weight * result.solve.jacobian_loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.clip()
+        self.optimizer.step()
+        self.course.add(result)
+        self.solves += [result.solve] if result.solve is not None else []
+        self.step += 1
+
+    def figures(self) -> TrainingFigures:
+        """What it came to."""
+        last = self.course.points[-1]
+        return TrainingFigures(
+            loss=last.loss,
+            accuracy=last.accuracy,
+            seconds=self.seconds,
+            seconds_a_step=self.seconds / self.step,
+            forward_steps=mean_steps([solve.forward for solve in self.solves]),
+            backward_steps=mean_steps([solve.backward for solve in self.solves if solve.backward is not None]),
+            course=tuple(self.course.points),
+        )
 
 
 def training_depth(settings: Settings) -> DepthSchedule:

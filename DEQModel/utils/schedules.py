@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+FALL = 0.4  # share of the updates over which a trapezoid falls
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -12,6 +14,7 @@ class Schedule:
         step < warmup_step        lr * step / warmup_step
         cosine                    eta_min + (lr - eta_min) (1 + cos(pi * step / max_step)) / 2
         inv_sqrt                  lr * step**-0.5
+        trapezoid                 lr; over the last 40 % of max_step it falls linearly to eta_min
         constant, dev_perf        lr
 
     Each step of `when` that has been reached divides it by 10.
@@ -25,7 +28,7 @@ class Schedule:
         lr: highest rate (inv_sqrt: factor).
         warmup_step: steps of linear warm-up.
         max_step: step at which the cosine reaches eta_min; it stays there.
-        eta_min: last rate of the cosine.
+        eta_min: last rate of cosine and trapezoid.
         when: steps.
 
     Source: cosine, Loshchilov and Hutter, arXiv 1608.03983; inv_sqrt, Vaswani et al., arXiv 1706.03762, §5.3.
@@ -63,6 +66,13 @@ def _inv_sqrt(schedule: Schedule, step: int) -> float:
     return schedule.lr * (first / schedule.warmup_step**1.5 if schedule.warmup_step else 1.0)
 
 
+def _trapezoid(schedule: Schedule, step: int) -> float:
+    if (rate := _warming_up(schedule, step)) is not None:
+        return rate
+    left = min(max(1 - step / schedule.max_step, 0.0) / FALL, 1.0)
+    return schedule.eta_min + (schedule.lr - schedule.eta_min) * left
+
+
 def _constant(schedule: Schedule, step: int) -> float:
     rate = _warming_up(schedule, step)
     return schedule.lr if rate is None else rate
@@ -71,6 +81,7 @@ def _constant(schedule: Schedule, step: int) -> float:
 SCHEDULES: dict[str, Callable[[Schedule, int], float]] = {
     "cosine": _cosine,
     "inv_sqrt": _inv_sqrt,
+    "trapezoid": _trapezoid,
     "dev_perf": _constant,
     "constant": _constant,
 }
