@@ -17,6 +17,7 @@ SCRIPTS = (
     "get_data.sh",
     "environment.sh",
     "run_copy_memory.sh",
+    "run_depth_tasks.sh",
 )
 
 

@@ -117,6 +117,7 @@ def project(tmp_path):
         (("run_demo.sh", "--max_step", 3, "-h"), "DEQModel/train_transformer.py --help"),
         (("run_tests.sh", "--help"), "bash run_tests.sh [pytest arguments]"),
         (("run_tests.sh", "-h"), ".venv/bin/python -m pytest --help"),
+        (("run_depth_tasks.sh", "-h"), "[--seeds N …]"),
         (("run_copy_memory.sh", "--seq_len", 100, "--help"), "[--seq_len T …]"),
         (("run_wt103_deq_transformer.sh", "--help"), "run_wt103_deq_transformer.sh eval --load FILE.pkl"),
         (("run_wt103_deq_transformer.sh", "-h"), "run_wt103_deq_transformer.sh train --help"),
