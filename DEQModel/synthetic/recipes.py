@@ -15,8 +15,8 @@ RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     | {"f_thres": 12, "b_thres": 12, "b_eps": 0.01},
     ("copy_memory", "deq_trellisnet"): COPY_MEMORY
     # An application carries a state one position on, so that no threshold of any use sees T positions back: it guesses.
-    | {"d_model": 36, "kernel_size": 2, "n_layer": 12, "pretrain_steps": 200, "max_step": 400, "batch_size": 8}
-    | {"f_thres": 12, "b_thres": 12},
+    | {"d_model": 36, "kernel_size": 2, "n_layer": 12, "pretrain_steps": 500, "max_step": 1000, "batch_size": 8}
+    | {"lr": 0.01, "f_thres": 12, "b_thres": 12},
     ("copy_memory", "stack"): COPY_MEMORY | {"d_model": 20, "d_inner": 56, "n_layer": 3},
     ("copy_memory", "tcn"): COPY_MEMORY | {"d_model": 11, "n_layer": 8, "kernel_size": 8},
     ("copy_memory", "lstm"): COPY_MEMORY | {"d_model": 52, "n_layer": 1},
