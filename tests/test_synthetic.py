@@ -23,7 +23,7 @@ from synthetic.training import training_depth
 from system.errors import UserError
 
 SMALL = "--seq_len 3 --n_train 30 --n_test 7 --batch_size 5 --max_step 4 --d_model 8 --d_inner 8 --n_head 2"
-SOLVES = "--solver broyden --f_thres 5 --b_thres 5"
+SOLVES = "--solver broyden --f_thres 5 --b_thres 5 --pretrain_steps 0"
 
 
 def trained(folder: Path, more: str = "") -> tuple[Record, str]:
