@@ -50,6 +50,22 @@ def convolved(conv, x, before):
     return out + conv.bias
 
 
+def test_a_model_for_reading_sees_the_word_before_a_segment():
+    """Training and scoring do not: their injection's first tap sees zeros there, as published."""
+    model = build(wnorm=False).eval()
+    with torch.no_grad():
+        for weight in (model.trellisnet.func.full_conv.weight, model.trellisnet.inject_conv.weight):
+            weight *= 0.5
+    reader, depth = model.for_reading(), DEQModule(solver="broyden", f_thres=200, f_eps=1e-13)
+    tokens, targets = segment(2 * L)
+    whole = reader(tokens, targets, None, depth).nll
+    first = reader(tokens[:L], targets[:L], None, depth)
+    second = reader(tokens[L:], targets[L:], first.memory, depth)
+    torch.testing.assert_close(torch.cat([first.nll, second.nll]), whole, rtol=1e-9, atol=1e-9)
+    as_published = model(tokens[L:], targets[L:], model(tokens[:L], targets[:L], None, depth).memory, depth).nll
+    assert (as_published - whole[L:]).abs()[0].min() > 1e-3
+
+
 @pytest.mark.parametrize("wnorm", [False, True])
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (2, 1), (2, 3), (3, 2), (4, 9)])
 def test_convolution_is_the_sum_over_taps(kernel, dilation, wnorm):

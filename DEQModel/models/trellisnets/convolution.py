@@ -82,6 +82,8 @@ class CausalConvolution(nn.Module):
         padded = torch.cat([before.expand(-1, reach, -1), x], dim=1)
         return torch.cat([padded[:, start : start + n_position] for start in range(0, reach + 1, self.dilation)], dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, C_in) -> (B, L, C_out), x preceded by zeros; the weight is normalised for this one call."""
-        return F.linear(self.windows(x, torch.zeros_like(x[:, :1])), self.matrix(), self.bias)
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """x (B, L, C_in) after `before` (B, 1, C_in), or zeros -> (B, L, C_out); normalises W for this one call."""
+        if before is None:
+            before = torch.zeros_like(x[:, :1])
+        return F.linear(self.windows(x, before), self.matrix(), self.bias)
