@@ -1,6 +1,7 @@
 """The DEQ-TrellisNet's cell, regularisation and language model against loops over positions and taps."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -292,6 +293,16 @@ def test_settings_that_contradict_each_other(changes, message):
 def test_a_file_of_other_settings_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         DEQTrellisNetWeights().check(build(**changes).state_dict(), CONFIG)
+
+
+def test_projections_that_are_bare_parameters_are_read():
+    """As state dicts of 2019 and 2020 have those of an adaptive embedding and softmax."""
+    state = build(adaptive=True, cutoffs=(7, 15), div_val=2).state_dict()
+    older = {re.sub(r"(_projs\.\d+)\.weight$", r"\1", name): value for name, value in state.items()}
+    assert len(older.keys() - state.keys()) == 6
+    found = DEQTrellisNetWeights().modern({f"module.{name}": value for name, value in older.items()})
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 def test_a_file_of_another_model_is_refused():
