@@ -118,8 +118,8 @@ class DEQTrellisNetLM(LanguageModel):
         z, solve = depth(*self._problem(embedded, memory))
         output = z[:, :, self.config.nhid : self.config.width].transpose(0, 1)
         mask = self._mask((1, tokens.shape[1], self.config.nout), self.config.dropout, z)
-        state = z[:, -1:].detach()
-        next_memory = (state, embedded[:, -1:].detach()) if self.remembers_word else state
+        state = _last(z)
+        next_memory = (state, _last(embedded)) if self.remembers_word else state
         return Hidden(masked(output, mask), next_memory, solve, output)
 
     def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
@@ -149,6 +149,11 @@ class DEQTrellisNetLM(LanguageModel):
 
     def _mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor | None:
         return variational_mask(shape, rate, like, training=self.training)
+
+
+def _last(x: Tensor) -> Tensor:
+    """The last position (B, 1, *) of x (B, L, *), detached: a copy, as a view would keep the whole segment alive."""
+    return x[:, -1:].detach().clone()
 
 
 @torch.no_grad()
