@@ -273,6 +273,12 @@ def test_dropout_of_latents(train):
     assert "--dropoutl 0.4 has no effect without --n_experts" in train("--max_step 1 --dropoutl 0.4").out
 
 
+@pytest.mark.parametrize("flags", ["--wdrop 0.4", "--dilation 2"])
+def test_what_a_convolution_of_one_tap_has_no_use_for_is_told(train, flags):
+    outcome = train(f"--ksize 1 --max_step 1 --debug {flags}")
+    assert f"note: {flags} has no effect without --ksize 2 or more" in outcome.out
+
+
 def test_every_flag_of_the_model_is_tested_here():
     own = set(train_trellisnet.main.args[0].spec.flags.__dataclass_fields__)
     assert own == EFFECTS.keys() | SHAPES.keys() | FORMS.keys() | {"dropoutl"}

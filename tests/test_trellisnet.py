@@ -14,6 +14,7 @@ from models.trellisnets.model import DEQTrellisNetLM, initialise_parameters
 from models.trellisnets.weights import DEQTrellisNetWeights
 from modules.depth import Applications
 from modules.deq import DEQModule
+from utils.softmax import MixtureOfSoftmaxes
 
 B, L, V = 3, 7, 23
 CONFIG = DEQTrellisNetConfig(n_token=V, d_embed=6, nhid=4, nout=6, wnorm=True)
@@ -308,6 +309,15 @@ def test_projections_that_are_bare_parameters_are_read():
 def test_a_file_of_another_model_is_refused():
     with pytest.raises(ValueError, match="pass the state dict of a DEQ-TrellisNet"):
         DEQTrellisNetWeights().check({"func.dec_attn.r_w_bias": torch.zeros(2, 2)}, CONFIG)
+
+
+def test_latents_of_a_mixture_are_dropped_where_it_is_told_to():
+    """Not where the modules that it is made of are in training mode."""
+    maps = torch.nn.Linear(5, 3), torch.nn.Linear(5, 12), torch.nn.Linear(4, V)
+    hidden, targets = torch.randn(L, B, 5), segment()[1]
+    still, dropped = (MixtureOfSoftmaxes(*maps, dropout=0.5, training=training) for training in (False, True))
+    assert torch.equal(still.nll(hidden, targets), MixtureOfSoftmaxes(*maps).nll(hidden, targets))
+    assert not torch.equal(dropped.nll(hidden, targets), still.nll(hidden, targets))
 
 
 def test_latents_of_a_mixture_have_a_mask_a_sequence():

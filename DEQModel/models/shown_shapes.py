@@ -123,8 +123,13 @@ def wnorm_faults(found: bool, expected: bool) -> list[str]:
 
 
 def raise_if_any(faults: Sequence[str]) -> None:
-    """Raises:
-    ValueError: there are faults; all of them in one line.
+    """Refuse a state dict that differs from a configuration.
+
+    Args:
+        faults: how they differ, a sentence each; none where they agree.
+
+    Raises:
+        ValueError: there are faults; all of them in one line.
     """
     if faults:
         raise ValueError(f"does not match the flags: {'; '.join(faults)}")

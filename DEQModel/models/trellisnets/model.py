@@ -101,7 +101,9 @@ class DEQTrellisNetLM(LanguageModel):
         if self.config.adaptive:
             return self.crit
         if self.config.n_experts:
-            return MixtureOfSoftmaxes(self.prior, self.latent, self.decoder, self.config.dropoutl)
+            return MixtureOfSoftmaxes(
+                self.prior, self.latent, self.decoder, dropout=self.config.dropoutl, training=self.training
+            )
         return Softmax(self.decoder)
 
     def embedding_parameters(self) -> Iterable[nn.Parameter]:
