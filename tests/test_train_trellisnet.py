@@ -80,7 +80,7 @@ REGULARISED = "--dropout 0.2 --dropouti 0.2 --dropouth 0.2 --wdrop 0.3 --emb_dro
     [
         REGULARISED,
         f"--n_experts 2 --nout 5 --dropoutl 0.2 {REGULARISED}",
-        "--adaptive --cutoffs 6 12 --div_val 2 --no-wnorm --ksize 3 --dilation 2",
+        "--adaptive --cutoffs 6 12 --div_val 2 --no-wnorm --ksize 3 --dilation 2 --optim Muon",
         "--not_tied --nout 5 --varlen --optim SGD --batch_chunk 2",
     ],
 )
