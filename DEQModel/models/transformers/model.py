@@ -129,11 +129,11 @@ class DEQTransformerLM(LanguageModel):
         return Memory(like.new_zeros(n_batch, 0, d_model), like.new_zeros(n_batch, 0, self.func.d_injection))
 
     def _remember(self, memory: Memory, z: Tensor, injection: Tensor) -> Memory:
-        """The last mem_len positions of [memory; z] and of u, detached."""
+        """The last mem_len positions of [memory; z] and of u, detached: copies, as views would keep all alive."""
         n_keep = min(self.config.mem_len, injection.shape[1])
         first = injection.shape[1] - n_keep
-        states = torch.cat([memory.z, z.detach()], dim=1)
-        return Memory(states[:, first:], injection.detach()[:, first:])
+        states = torch.cat([memory.z[:, first:], z.detach()[:, max(first - memory.z.shape[1], 0) :]], dim=1)
+        return Memory(states, injection.detach()[:, first:].clone())
 
 
 def _cell(config: DEQTransformerConfig) -> TransformerCell:

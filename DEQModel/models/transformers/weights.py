@@ -13,13 +13,13 @@ from models.shown_shapes import (
     number_faults,
     raise_if_any,
     vocabulary_faults,
+    with_current_names,
     without_wrapper,
     wnorm_faults,
 )
 from models.transformers.config import DEQTransformerConfig
 
 CELL_COPIES = ("func_copy.", "deq.", "deqback.")
-BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
 FEED_FORWARD_WEIGHT = re.compile(r"\.ff[12]_net\.weight(_[gv])?$")
 
 
@@ -61,18 +61,13 @@ class DEQTransformerWeights:
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights as the current generation stores them; its own state dicts stay as they are.
 
-        State dicts of 2019 and 2020 have copies of the cell, projections as bare parameters, and the linear maps of the
-        feed-forward as convolutions of kernel 1.
+        State dicts of 2019 and 2020 have, beside what `with_current_names` changes, the linear maps of the feed-forward
+        as convolutions of kernel 1.
         """
-        current = {}
-        for name, value in without_wrapper(state).items():
-            if name.startswith(CELL_COPIES):
-                continue
-            if BARE_PROJECTION.search(name):
-                name += ".weight"
+        current = with_current_names(state, CELL_COPIES)
+        for name, value in current.items():
             if FEED_FORWARD_WEIGHT.search(name) and value.dim() == 3 and value.shape[2] == 1:
-                value = value.squeeze(2)
-            current[name] = value
+                current[name] = value.squeeze(2)
         return current
 
     def check(self, state: dict[str, Tensor], config: DEQTransformerConfig) -> None:
