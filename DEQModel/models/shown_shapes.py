@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from utils.adaptive_embedding import has_projections, table_shapes
+
+BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,11 @@ def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if not all(name.startswith("module.") for name in state):
         return state
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def with_named_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose projections, bare parameters in older files, are weights of linear maps."""
+    return {f"{name}.weight" if BARE_PROJECTION.search(name) else name: value for name, value in state.items()}
 
 
 def _div_val(widths: list[int], d_model: int, shapes: Shapes) -> int:

@@ -13,13 +13,13 @@ from models.shown_shapes import (
     number_faults,
     raise_if_any,
     vocabulary_faults,
+    with_named_projections,
     without_wrapper,
     wnorm_faults,
 )
 from models.transformers.config import DEQTransformerConfig
 
 CELL_COPIES = ("func_copy.", "deq.", "deqback.")
-BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
 FEED_FORWARD_WEIGHT = re.compile(r"\.ff[12]_net\.weight(_[gv])?$")
 
 
@@ -65,11 +65,9 @@ class DEQTransformerWeights:
         feed-forward as convolutions of kernel 1.
         """
         current = {}
-        for name, value in without_wrapper(state).items():
+        for name, value in with_named_projections(without_wrapper(state)).items():
             if name.startswith(CELL_COPIES):
                 continue
-            if BARE_PROJECTION.search(name):
-                name += ".weight"
             if FEED_FORWARD_WEIGHT.search(name) and value.dim() == 3 and value.shape[2] == 1:
                 value = value.squeeze(2)
             current[name] = value
