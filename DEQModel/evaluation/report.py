@@ -109,7 +109,7 @@ class EvaluationReport:
         """How deep the model went where nothing was solved."""
         if self.shallow is None:
             return "explicit layers, nothing is solved"
-        return f"shallow: {self.shallow} applications of the cell"
+        return f"{self.shallow} applications of the cell"
 
     def scalars(self) -> dict[str, float]:
         """The numbers that change from one validation to the next, by the names of their curves."""
@@ -133,7 +133,8 @@ class EvaluationReport:
     def __str__(self) -> str:
         in_bits = "" if self.unit == "character" else f" ({bits(self.loss):.5f} bits)"
         also = f"perplexity {self.perplexity:.3f} | " if self.unit == "character" else ""
-        how = str(self.solve) if self.solve is not None else self.without_solves
+        shallow = "" if self.shallow is None else "shallow: "
+        how = str(self.solve) if self.solve is not None else f"{shallow}{self.without_solves}"
         lines = [
             f"{self.split}: {self.measure.name} {self.shown} | {also}loss {self.loss:.5f} nats{in_bits} per token",
             f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from models.protocol import Hidden, LanguageModel, Memory
+from models.protocol import Hidden, LanguageModel, Memory, Problem
 from modules.depth import Depth
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
@@ -43,6 +43,11 @@ class ExplicitLM(LanguageModel):
         """The states (L, B, D) of one segment; memory and depth change nothing."""
         states = self.states(self.word_emb(tokens))
         return Hidden(states, (), None, states)
+
+    def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
+        """The map that is constant, at the states."""
+        states = self.states(self.word_emb(tokens)).transpose(0, 1)
+        return Problem(lambda z: states, states.new_zeros(states.shape))
 
     def embedding_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the word embedding."""

@@ -14,7 +14,7 @@ LABEL_WIDTH = len("backward ")
 
 
 def legend(*, solves: bool = True) -> str:
-    """What the lines of the updates hold, and the date, as they tell the time alone; `solves`: whether there are any."""
+    """What the lines of the updates hold, of solves where there are any, and the date, as they tell the time alone."""
     of_solves = "; f, b: steps and residual of forward and backward solves" if solves else ""
     return f"{time.strftime('%Y-%m-%d')} legend: loss in nats, tokens/s, time left{of_solves}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.transformers.flags import WIDEST, TransformerFlags, architecture
-from system.flag import AT_THE_BEGINNING, ITS_SHAPE, flag
+from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, flag
 from utils.adaptive_embedding import check_bins
 
 
@@ -17,6 +17,7 @@ class TransformerXLFlags(TransformerFlags):
     arch: str = architecture("transformer_xl")
     n_layer: int = flag(12, "layers", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
     d_inner: int = flag(1000, "width of the feed-forward layers", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
+    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=TRAINED_WITH)
     clamp_len: int = flag(
         -1,
         "keys that are further away than this have the position of that distance; -1 means none are",

@@ -47,7 +47,6 @@ class TransformerFlags(BinFlags):
     d_inner: int = flag(8000, "width of the feed-forward layer", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
     dropout: float = flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
     dropatt: float = flag(0.0, "dropout on attention weights", least=0, below=1)
-    pre_lnorm: bool = flag(False, "layer norm before each sublayer, not after", fixed=TRAINED_WITH)
     mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
     same_length: bool = flag(False, "every token attends over the same number of keys", scored=True)
     attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
