@@ -82,6 +82,10 @@ WORSE = "--optim SGD --lr 30 --clip 1 --scheduler constant --eval-interval 1 --l
 EFFECTS = {
     "data": Effect("--data {place}/other", lambda a, b: "25 words" in a.out and "31 words" in b.out),
     "dataset": Effect("--dataset ptb", lambda a, b: "25 words" in a.out and "13 words" in b.out),
+    "depth": Effect(
+        "--depth 3",
+        lambda a, b: [run.results["test"]["shallow"] for run in (a, b)] == [None, 3] and learned_otherwise(a, b),
+    ),
     "n_layer": Effect(
         "--n_layer 3",
         lambda a, b: [run.results["test"]["shallow"] for run in (a, b)] == [2, 3] and learned_otherwise(a, b),
@@ -240,6 +244,7 @@ EFFECTS = {
     "gpu0_bsz": Effect("--gpu0_bsz 1", lambda a, b: "note: --gpu0_bsz 1 is ignored" in b.log and a.same_weights(b)),
 }
 ELSEWHERE = {
+    "arch",
     "eval",
     "eval_n_layer",
     "load",

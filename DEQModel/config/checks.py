@@ -119,7 +119,7 @@ def notes(settings: Settings, n_gpus: int, n_processes: int) -> list[str]:
         remarks += _at_odds(settings) + _of_no_use(settings)
     if n_gpus and not settings.cuda:
         remarks.append("note: there is a GPU; --cuda would use it")
-    if settings.eval and settings.evaluates_shallow:
+    if settings.eval and settings.evaluates_shallow and settings.pretrain_steps:
         remarks.append(
             f"note: --pretrain_steps {settings.pretrain_steps} makes this a shallow evaluation; pass "
             "--pretrain_steps 0 to evaluate the equilibrium"

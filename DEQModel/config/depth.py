@@ -3,7 +3,8 @@
 from typing import Any
 
 from config.settings import Settings, shared_with
-from modules.depth import Applications, Depth, DepthSchedule
+from config.solve_settings import StageSettings, applications
+from modules.depth import Applications, AsBuilt, Depth, DepthSchedule
 from modules.deq import DEQModule
 from modules.settings import NAMES
 from modules.solvers import make_solver
@@ -52,22 +53,54 @@ def _solver_options(settings: Settings) -> dict[str, SolverOption]:
 
 
 def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:
-    """What each update does: the shallow stage, then the equilibrium."""
-    return stages(settings, equilibrium(settings, batch_sum=batch_sum, training=True))
+    """What each update does: the shallow stage and then the equilibrium, or always the same number of applications.
+
+    Raises:
+        ValueError: the settings contradict each other.
+    """
+    return _schedule(settings, batch_sum=batch_sum, training=True)
 
 
 def validation_depth(settings: Settings) -> DepthSchedule:
     """What a validation after an update does: as that, without drawing thresholds."""
-    return stages(settings, equilibrium(settings))
+    return _schedule(settings)
 
 
-def evaluation_depth(settings: Settings) -> Depth:
-    """What --eval does."""
-    return Applications(settings.eval_n_layer) if settings.evaluates_shallow else equilibrium(settings)
+def evaluation_depth(settings: Settings, *, by_sequence: bool = False) -> Depth:
+    """What --eval does.
+
+    Args:
+        settings: of the model.
+        by_sequence: solves stop sequence by sequence, whatever the settings say.
+    """
+    depth = depth_of(settings, settings.evaluated_applications)
+    if by_sequence and isinstance(depth, DEQModule):
+        depth.stop_scope = "sequence"
+    return depth
+
+
+def depth_of(settings: Settings, n_applications: int | None) -> Depth:
+    """So many applications of the cell; or, for None, the solves of an equilibrium or the layers as they are built."""
+    if n_applications is not None:
+        return Applications(n_applications)
+    return equilibrium(settings) if isinstance(settings, StageSettings) else AsBuilt()
 
 
 def stages(settings: Any, solves: DEQModule) -> DepthSchedule:
-    """The shallow stage that settings ask for, then `solves`."""
+    """So many applications of the cell in the whole run; or the shallow stage, then `solves`.
+
+    Raises:
+        ValueError: `depth` says nothing.
+    """
+    n_applications = applications(settings.depth)
+    if n_applications is not None:
+        return DepthSchedule(((0, Applications(n_applications)),))
     if settings.pretrain_steps == 0:
         return DepthSchedule(((0, solves),))
     return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))
+
+
+def _schedule(settings: Settings, **of_solves: Any) -> DepthSchedule:
+    if not isinstance(settings, StageSettings):
+        return DepthSchedule(((0, AsBuilt()),))
+    return stages(settings, equilibrium(settings, **of_solves))

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from config.checks import check
-from config.depth import equilibrium
+from config.depth import training_depth
 from config.file import settings_of_file
 from config.parser import OFF, Parser, shown
 from config.settings import Settings, help_groups, settings_class
@@ -43,7 +43,7 @@ class CommandLine:
     @cached_property
     def settings(self) -> type[Settings]:
         """The class of its settings."""
-        return settings_class(self.spec.flags)
+        return settings_class(self.spec)
 
     @cached_property
     def flags(self) -> Mapping[str, Flag]:
@@ -131,7 +131,7 @@ class CommandLine:
         check(settings, self.flags, self.defaults)
         whole = dataclasses.replace(settings, **self._filled_in(settings))
         with mistakes_in_flags(self.flag_names):
-            equilibrium(whole)
+            training_depth(whole)
             # The vocabulary is not known yet; all else about a model need not wait for the corpus.
             self.spec.configure(whole, ANY_VOCABULARY)
 
@@ -139,7 +139,8 @@ class CommandLine:
         """The settings of a model that its score depends on, but for some, as flags; the reports tell of its solves."""
         own = [field.name for field in dataclasses.fields(self.spec.flags)]
         names = [name for name in ("dataset", *own) if self.flags[name].is_scored]
-        names += [name for name in ("grad", "rev_beta") if getattr(settings, name) != self.defaults[name]]
+        of_gradient = [name for name in ("grad", "rev_beta") if name in self.flags]
+        names += [name for name in of_gradient if getattr(settings, name) != self.defaults[name]]
         values = {name: getattr(settings, name) for name in names if name not in but}
         return self._in_words("model", values, self.spec.name)
 
@@ -164,7 +165,7 @@ class CommandLine:
             f"Train or evaluate a {self.spec.name}. What a flag switches on, another switches off: --varlen, "
             "--no-varlen. Flags may be cut short as long as they are unique."
         )
-        return Parser(self.program, description, help_groups(self.spec.name, self.spec.flags))
+        return Parser(self.program, description, help_groups(self.spec))
 
 
 def _as_flag(flag: str, value: Any) -> str:

@@ -33,12 +33,6 @@ class TaskSettings:
         needs=(Need("--eval", lambda s: s.eval), Need(AN_EQUILIBRIUM, lambda s: not s.evaluates_shallow)),
         fixed=OF_THE_CALL,
     )
-    spectral_radius: bool = flag(
-        False,
-        "evaluations estimate the spectral radius of the equilibrium's Jacobian too, on 10 segments",
-        listed=False,
-        needs=(Need(AN_EQUILIBRIUM, lambda s: not (s.eval and s.evaluates_shallow)),),
-    )
     max_eval_steps: int = flag(-1, "segments of an evaluation; -1 means all", least=1, or_exactly=-1)
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.run_settings import DeviceSettings, RecordSettings, TaskSettings
-from config.solve_settings import GradientSettings, SolveSettings, StageSettings
+from config.solve_settings import DepthAsBuilt, GradientSettings, SolveSettings, StageSettings
 from data.batches import SHORTEST
 from data.corpus import DATASETS
+from models.protocol import ModelSpec
 from system.flag import Need, Note, flag
 from utils.optimizers import OPTIMIZERS
 from utils.schedules import SCHEDULES
@@ -155,7 +156,7 @@ class OptimisationSettings:
 
 SHARED = {  # title -> settings, in the order of their declaration
     "data": DataSettings,
-    "stages": StageSettings,
+    "depth": StageSettings,
     "solves": SolveSettings,
     "gradient": GradientSettings,
     "optimisation": OptimisationSettings,
@@ -164,6 +165,7 @@ SHARED = {  # title -> settings, in the order of their declaration
     "record": RecordSettings,
 }
 SHOWN_FIRST = ("what to do", "data")  # in the help; the model's come next
+OF_EQUILIBRIA = ("depth", "solves", "gradient")
 LAST_FIRST = tuple(SHARED.values())[::-1]  # a dataclass begins with the fields of its last base
 
 
@@ -172,15 +174,21 @@ class Settings(*LAST_FIRST):
     """The resolved settings of a run, without a model's own."""
 
 
-def settings_class(model_flags: type) -> type[Settings]:
-    """The settings of a program: the shared ones and a model's."""
-    return dataclasses.make_dataclass("Settings", (), bases=(model_flags, *LAST_FIRST), frozen=True)
+def settings_class(spec: ModelSpec) -> type[Settings]:
+    """The settings of a program: those of a model, and the shared ones that it reads."""
+    bases = LAST_FIRST if spec.is_equilibrium else (*tuple(_shared(spec).values())[::-1], DepthAsBuilt)
+    return dataclasses.make_dataclass("Settings", (), bases=(spec.flags, *bases), frozen=True)
 
 
-def help_groups(model: str, model_flags: type) -> dict[str, type]:
+def help_groups(spec: ModelSpec) -> dict[str, type]:
     """Title -> settings, in the order in which the help shows them."""
     first = {title: SHARED[title] for title in SHOWN_FIRST}
-    return {**first, model: model_flags, **SHARED}
+    return {**first, spec.name: spec.flags, **_shared(spec)}
+
+
+def _shared(spec: ModelSpec) -> dict[str, type]:
+    """The groups of shared settings that a model's programs have."""
+    return {title: group for title, group in SHARED.items() if spec.is_equilibrium or title not in OF_EQUILIBRIA}
 
 
 def shared_with(settings: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""The settings that say how deep a model goes: its shallow stage, its solves, their gradient and its stability."""
+"""The settings that say how deep a model goes: its stages, its solves, their gradient and its stability."""
 
+import re
 from dataclasses import dataclass
 
 from modules.settings import BACKWARD_STARTS, GRADIENTS
@@ -7,6 +8,22 @@ from modules.solvers import SOLVERS
 from modules.stop_rule import STOP_MODES
 from modules.tracker import STOP_SCOPES
 from system.flag import AT_THE_BEGINNING, Need, Note, SolverOption, flag
+
+EQUILIBRIUM = "equilibrium"  # of the setting `depth`
+A_NUMBER = re.compile("[1-9][0-9]{0,5}")  # of applications; what is more never ends
+
+
+def applications(depth: str) -> int | None:
+    """How often the cell is applied with this `depth`; None for an equilibrium.
+
+    Raises:
+        ValueError: it is neither that nor a number.
+    """
+    if depth == EQUILIBRIUM:
+        return None
+    if not A_NUMBER.fullmatch(depth):
+        raise ValueError(f"`depth` is {depth!r}: pass {EQUILIBRIUM}, or a number of applications above 0")
+    return int(depth)
 
 
 def _with_solver(name: str) -> Need:
@@ -19,13 +36,22 @@ PHANTOM = Need("--grad phantom", lambda s: s.grad == "phantom")
 PENALTY = Need("--jac_loss_weight", lambda s: s.jac_loss_weight > 0)
 A_SOLVE = Need("a solver (--grad implicit, one_step or phantom)", lambda s: s.grad not in ("unroll", "reversible"))
 SHALLOW = Need("--pretrain_steps", lambda s: s.pretrain_steps > s.start_train_steps)
-AN_EQUILIBRIUM = "an equilibrium (--pretrain_steps 0)"
+AN_EQUILIBRIUM = f"an equilibrium (--depth {EQUILIBRIUM}, --pretrain_steps 0)"
+SOLVED = Need(f"--depth {EQUILIBRIUM}", lambda s: s.depth == EQUILIBRIUM)
 
 
 @dataclass(frozen=True)
 class StageSettings:
     """How deep a model goes where it does not solve, and when it does."""
 
+    depth: str = flag(
+        EQUILIBRIUM,
+        "equilibrium, or a number: so many applications of the cell, with ordinary backpropagation, in the whole run "
+        "and in --eval",
+        listed=False,
+        note=Note(lambda s: s.depth != EQUILIBRIUM, "there are no solves; the solver and its flags are not used"),
+        scored=True,
+    )
     n_layer: int = flag(12, "applications of the cell in the shallow stage", least=1, serves=SHALLOW)
     eval_n_layer: int = flag(12, "applications of the cell when --eval evaluates a shallow model", least=1, scored=True)
     pretrain_steps: int = flag(
@@ -37,14 +63,40 @@ class StageSettings:
             "the whole run is shallow; the solver and its flags are not used",
             beside="max_step",
         ),
+        needs=(SOLVED,),
         scored=True,
     )
     start_train_steps: int = flag(0, "number of the first step", least=0, fixed=AT_THE_BEGINNING, scored=True)
 
+    spectral_radius: bool = flag(
+        False,
+        "evaluations estimate the spectral radius of the equilibrium's Jacobian too, on 10 segments",
+        listed=False,
+        needs=(SOLVED, Need(AN_EQUILIBRIUM, lambda s: not (s.eval and s.evaluates_shallow))),
+    )
+
     @property
     def evaluates_shallow(self) -> bool:
-        """Whether --eval applies the cell --eval_n_layer times, and does not solve."""
-        return 0 <= self.start_train_steps < self.pretrain_steps
+        """Whether --eval applies the cell a number of times, and does not solve."""
+        return self.depth != EQUILIBRIUM or 0 <= self.start_train_steps < self.pretrain_steps
+
+    @property
+    def evaluated_applications(self) -> int | None:
+        """That number, --depth or --eval_n_layer; None where --eval solves.
+
+        Raises:
+            ValueError: --depth says nothing.
+        """
+        return (applications(self.depth) or self.eval_n_layer) if self.evaluates_shallow else None
+
+
+class DepthAsBuilt:
+    """In place of the settings of stages, solves and gradients where a model goes as deep as it is built."""
+
+    pretrain_steps = start_train_steps = rand_f_thres_delta = f_thres = 0
+    evaluates_shallow = spectral_radius = False
+    evaluated_applications = None
+    jac_loss_weight, jac_loss_freq, jac_incremental, jac_samples = 0.0, 1.0, 0, 1
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ class EvaluationReport:
         n_tokens: tokens scored: all but the first of each row.
         n_segments: segments read, each of `segment` tokens in `rows` rows.
         memory: length of the memory.
-        shallow: applications of the cell, None for an equilibrium.
-        solve: the solver and its solves; None where shallow.
+        shallow: applications of the cell; None for an equilibrium, and for layers that are as deep as they are built.
+        solve: the solver and its solves; None where nothing was solved.
         radius: of ∂f/∂z, where it was asked for.
         seconds: time taken, the spectral radius apart.
         unit: what a token is.
@@ -76,10 +76,11 @@ class EvaluationReport:
         values = {name: value for name, value in values.items() if name not in DERIVED}
         own, of_solve = ({name: values[name] for name in names if name in values} for names in (OWN, OF_SOLVE))
         own["loss"] = math.inf if own["loss"] is None else own["loss"]
-        if values["shallow"] is None:
+        solve = None
+        if of_solve["solver"] is not None:
             of_solve["residual"] = math.inf if of_solve["residual"] is None else of_solve["residual"]
-        options = {name: value for name, value in values.items() if name not in (*OWN, *OF_SOLVE)}
-        solve = None if values["shallow"] is not None else SolveSummary(**of_solve, options=options)
+            options = {name: value for name, value in values.items() if name not in (*OWN, *OF_SOLVE)}
+            solve = SolveSummary(**of_solve, options=options)
         radius = values["radius"]
         return cls(**{**own, "solve": solve, "radius": radius and SpectralRadius(**radius)})
 
@@ -103,6 +104,13 @@ class EvaluationReport:
         """Tokens scored per second."""
         return self.n_tokens / max(self.seconds, 1e-9)
 
+    @property
+    def without_solves(self) -> str:
+        """How deep the model went where nothing was solved."""
+        if self.shallow is None:
+            return "explicit layers, nothing is solved"
+        return f"{self.shallow} applications of the cell"
+
     def scalars(self) -> dict[str, float]:
         """The numbers that change from one validation to the next, by the names of their curves."""
         values = {"loss": self.loss, **figures(self.loss, self.unit), "tokens_per_second": self.tokens_per_second}
@@ -125,7 +133,8 @@ class EvaluationReport:
     def __str__(self) -> str:
         in_bits = "" if self.unit == "character" else f" ({bits(self.loss):.5f} bits)"
         also = f"perplexity {self.perplexity:.3f} | " if self.unit == "character" else ""
-        how = str(self.solve) if self.shallow is None else f"shallow: {self.shallow} applications of the cell"
+        shallow = "" if self.shallow is None else "shallow: "
+        how = str(self.solve) if self.solve is not None else f"{shallow}{self.without_solves}"
         lines = [
             f"{self.split}: {self.measure.name} {self.shown} | {also}loss {self.loss:.5f} nats{in_bits} per token",
             f"{self.n_tokens:,} tokens scored in {self.rows} rows, {self.n_segments:,} segments of {self.segment}, "

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterator, Sequence
 
-from config.settings import Settings
 from data.text_tokens import TextTokens
 from evaluation.model_program import Call, ModelProgram
 from evaluation.score_settings import ScoreSettings
 from evaluation.scoring import score
+from evaluation.solve_statistics import SolveSummary
 from evaluation.token_scores import check_place, write_table
 from system.errors import UserError
 from system.progress import say
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     text = TextTokens.of_file(source, trained.vocab, trained.rule)
     found = score(trained, text, rows=own.rows, batch_size=own.batch_size, per_token=bool(own.per_token))
     say(f"{trained.in_words}\n{found}")
-    for note in _notes(text, own, trained.settings):
+    for note in _notes(text, own, found.report.solve):
         say(note)
     if found.tokens is not None:
         write_table(own.per_token, text, found.tokens)
@@ -59,7 +59,7 @@ def _places(call: Call[ScoreSettings]) -> tuple[str | None, str]:
     return (None if call.source.load else call.places[0]), call.places[-1]
 
 
-def _notes(text: TextTokens, own: ScoreSettings, settings: Settings) -> Iterator[str]:
+def _notes(text: TextTokens, own: ScoreSettings, solve: SolveSummary | None) -> Iterator[str]:
     """What one should know of the score."""
     left_over = len(text) % own.rows
     first = f"the first {text.unit} of each of {own.rows} rows is" if own.rows > 1 else f"the first {text.unit} is"
@@ -67,12 +67,7 @@ def _notes(text: TextTokens, own: ScoreSettings, settings: Settings) -> Iterator
     yield f"note: {first} only context{rest}"
     if told := text.unknown_in_words():
         yield f"note: {told}"
-    if (
-        own.batch_size
-        and own.batch_size < own.rows
-        and settings.stop_scope == "batch"
-        and not settings.evaluates_shallow
-    ):
+    if own.batch_size and own.batch_size < own.rows and solve is not None and solve.stop_scope == "batch":
         yield (
             f"note: solves stop over the {own.batch_size} rows that are computed at the same time, where an evaluation "
             f"has {own.rows}: pass --stop_scope sequence for a score that does not depend on that"

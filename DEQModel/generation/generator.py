@@ -1,7 +1,6 @@
 """Samples that continue a prompt, word by word."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +16,8 @@ from generation.settings import N_SEEDS
 from models.protocol import Memory
 from modules.deq import DEQModule
 from system.errors import UserError
+
+REMEDY_OF_SOLVES = "change --solver or --f_thres, or pass weights of a model whose solves converge"
 
 
 class Draw(NamedTuple):
@@ -43,7 +44,7 @@ class Generator:
 
     def __init__(self, trained: TrainedModel, sampling: Sampling, seed: int):
         self.trained, self.sampling, self.seed = trained, sampling, seed
-        self.depth = evaluation_depth(replace(trained.settings, stop_scope="sequence"))
+        self.depth = evaluation_depth(trained.settings, by_sequence=True)
         self.solves = SolveStatistics()
 
     def draws(self, prompt: Sequence[int], *, length: int, samples: int = 1, stop: int | None = None) -> Iterator[Draw]:
@@ -69,8 +70,8 @@ class Generator:
         for position in range(length):
             if not reading.log_p.isfinite().all():
                 raise UserError(
-                    f"behind {position} new words the model gives no probabilities, its states are not finite: change "
-                    "--solver or --f_thres, or pass weights of a model whose solves converge"
+                    f"behind {position} new words the model gives no probabilities, its states are not finite: "
+                    f"{REMEDY_OF_SOLVES if isinstance(self.depth, DEQModule) else 'pass the weights of another model'}"
                 )
             uniform = [torch.rand((), generator=generators[sample], dtype=torch.float64) for sample in rows]
             words = self.sampling.draw(reading.log_p, torch.stack(uniform).to(device))

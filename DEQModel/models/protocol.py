@@ -189,7 +189,7 @@ class LMOutput:
 class LanguageModel(nn.Module, ABC):
     """Tokens and a memory in; hidden states, their scores and the next memory out. Nothing is kept between calls.
 
-    How deep it goes is not the model's: a `Depth` comes with each call.
+    How deep an equilibrium goes is not the model's: a `Depth` comes with each call.
 
     Attributes:
         config: its settings. Parameters may depend on all but those whose flags say that they can be swept.
@@ -208,12 +208,8 @@ class LanguageModel(nn.Module, ABC):
         Args:
             tokens: word ids (L, B), int64.
             memory: of the segment before, None for the first one.
-            depth: maps (f, z0) to z; a `DEQModule` for the equilibrium.
+            depth: maps (f, z0) to z; a `DEQModule` for the equilibrium. Models without one leave it aside.
         """
-
-    @abstractmethod
-    def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
-        """The map and the start that `hidden` hands to its depth."""
 
     @abstractmethod
     def embedding_parameters(self) -> Iterable[nn.Parameter]:
@@ -243,6 +239,14 @@ class LanguageModel(nn.Module, ABC):
         other = copy.copy(self)  # its tensors and submodules are this one's
         other.config = config
         return other
+
+
+class EquilibriumModel(LanguageModel):
+    """A language model whose states solve a problem."""
+
+    @abstractmethod
+    def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
+        """The map and the start that `hidden` hands to its depth."""
 
 
 class WeightsAdapter(Protocol):
@@ -276,6 +280,8 @@ class ModelSpec:
         build: a model from that.
         initialise: draws its parameters, as the settings say.
         weights: reads files of its weights.
+        is_equilibrium: whether it goes as deep as it is asked to, an `EquilibriumModel`; others go as deep as they are
+            built, and have no settings of stages, solves and gradients.
     """
 
     name: str
@@ -285,3 +291,4 @@ class ModelSpec:
     build: Callable[[Any], LanguageModel]
     initialise: Callable[[LanguageModel, Any], None]
     weights: WeightsAdapter
+    is_equilibrium: bool = True

@@ -142,7 +142,7 @@ def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def with_current_names(state: dict[str, Tensor], cell_copies: tuple[str, ...]) -> dict[str, Tensor]:
+def with_current_names(state: dict[str, Tensor], cell_copies: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """A state dict of any generation under today's names.
 
     Those of 2019 and 2020 have copies of the cell, whose names begin with one of `cell_copies`, and projections of an

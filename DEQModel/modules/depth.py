@@ -44,6 +44,14 @@ class Applications:
 
 
 @dataclass(frozen=True)
+class AsBuilt:
+    """f once: of models whose layers say how deep they go."""
+
+    def __call__(self, f: Map, z0: State) -> tuple[State, None]:
+        return f(z0), None
+
+
+@dataclass(frozen=True)
 class DepthSchedule:
     """Depths that follow one another over the steps of a run.
 

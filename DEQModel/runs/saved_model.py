@@ -9,6 +9,7 @@ from typing import Any
 from config.file import settings_of_file, typed_settings
 from config.run_settings import IN_ITS_FOLDER
 from config.settings import Settings
+from config.solve_settings import EQUILIBRIUM
 from data.vocabulary import Vocab
 from runs.experiment import RESULTS_FILE, SETTINGS_FILE, WEIGHTS_FILE
 from system.errors import UserError
@@ -18,6 +19,7 @@ from system.tensor_files import archive_signature
 
 FORMAT = 1  # of the file; raise it when a reader of this one could not make sense of it
 MEND = "mend it, or go on with the run, which writes it anew"
+DEPTH = ("depth", "pretrain_steps", "start_train_steps", "eval_n_layer")  # how deep --eval goes
 KINDS = {"model": str, "settings": dict, "n_words": int, "vocabulary": str}
 
 
@@ -51,7 +53,7 @@ class ModelDescription:
             shallow: applications of the cell that it was trained for; None for the equilibrium.
         """
         own = {name: getattr(settings, name) for name, flag in flags_of(settings).items() if flag.is_scored}
-        return cls(model, {**own, **depth_settings(shallow, settings.pretrain_steps)}, len(vocab), vocab.identity)
+        return cls(model, {**own, **depth_settings(shallow, vars(settings))}, len(vocab), vocab.identity)
 
     def write(self, weights: str | os.PathLike) -> None:
         """Write it beside the weights.
@@ -115,11 +117,25 @@ def beside(weights: str | os.PathLike) -> Path:
     return Path(weights).with_suffix(".settings.json")
 
 
-def depth_settings(shallow: int | None, pretrain_steps: int) -> dict[str, int]:
-    """The settings with which --eval goes as deep as a model was trained for."""
+def depth_settings(shallow: int | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with which --eval goes as deep as a model was trained for; none where that is how it is built.
+
+    Args:
+        shallow: applications of the cell that it was trained for; None for the equilibrium.
+        settings: of its run.
+    """
+    if "pretrain_steps" not in settings:
+        return {}
     if shallow is None:
-        return {"pretrain_steps": 0, "start_train_steps": 0}
-    return {"pretrain_steps": max(pretrain_steps, 1), "start_train_steps": 0, "eval_n_layer": shallow}
+        return {"depth": EQUILIBRIUM, "pretrain_steps": 0, "start_train_steps": 0}
+    if settings.get("depth", EQUILIBRIUM) != EQUILIBRIUM:
+        return {"depth": str(shallow), "pretrain_steps": 0, "start_train_steps": 0}
+    return {
+        "depth": EQUILIBRIUM,
+        "pretrain_steps": max(settings["pretrain_steps"], 1),
+        "start_train_steps": 0,
+        "eval_n_layer": shallow,
+    }
 
 
 def settings_of_run(
@@ -144,15 +160,16 @@ def settings_of_run(
         return {**found, **own}, _contradictions(found, own, flags, folder)
     if not found:
         return {}, []
-    return {**found, **depth_settings(_shallow_of_older_run(Path(folder), found), found.get("pretrain_steps", 0))}, []
+    known = {**defaults, **found}
+    return {**found, **depth_settings(_shallow_of_older_run(Path(folder), found), known)}, []
 
 
 def _contradictions(
     of_run: Mapping[str, Any], of_model: Mapping[str, Any], flags: Mapping[str, Flag], folder: str | os.PathLike
 ) -> list[str]:
-    depth = depth_settings(0, 0)  # goes by what the model came to, not by what the run went through
+    # Its depth goes by what the model came to, not by what the run went through.
     others = [name for name, value in of_run.items() if name in of_model and of_model[name] != value]
-    told = [f"{flags[name].option(name)} {of_model[name]}, not {of_run[name]}" for name in others if name not in depth]
+    told = [f"{flags[name].option(name)} {of_model[name]}, not {of_run[name]}" for name in others if name not in DEPTH]
     if not told:
         return []
     return [f"warning: the model in {folder} was found with {'; '.join(told)} as {SETTINGS_FILE} has it"]

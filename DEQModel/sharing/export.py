@@ -76,7 +76,7 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     files = {WEIGHTS_FILE: "the weights, a PyTorch state dict"}
     save_state_dict(state, folder / WEIGHTS_FILE)
     description = ModelDescription.beside(run / WEIGHTS_FILE) or ModelDescription.of(
-        command.spec.name, trained.settings, trained.vocab, _shallow(trained)
+        command.spec.name, trained.settings, trained.vocab, trained.settings.evaluated_applications
     )
     description.write(folder / WEIGHTS_FILE)
     files[beside(WEIGHTS_FILE).name] = "what the weights do not show of the model"
@@ -101,6 +101,7 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     card = ModelCard(
         name=name,
         kind=command.spec.name,
+        is_equilibrium=command.spec.is_equilibrium,
         n_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         n_words=len(trained.vocab),
         rule=trained.rule,
@@ -113,10 +114,6 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     )
     (folder / CARD_FILE).write_text(str(card), encoding="utf-8")
     return remarks
-
-
-def _shallow(trained: TrainedModel) -> int | None:
-    return trained.settings.eval_n_layer if trained.settings.evaluates_shallow else None
 
 
 def _about(run: Path, command: CommandLine) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class ModelCard:
     Attributes:
         name: of the model.
         kind: of the model.
+        is_equilibrium: whether it is one, or explicit layers.
         n_parameters: numbers in its weights, tied ones once.
         n_words: V.
         rule: how its texts were read.
@@ -45,6 +46,7 @@ class ModelCard:
 
     name: str
     kind: str
+    is_equilibrium: bool
     n_parameters: int
     n_words: int
     rule: VocabularyRule
@@ -58,12 +60,13 @@ class ModelCard:
     def __str__(self) -> str:
         lower = ", in lower case" if self.rule.lower_case else ""
         unit = self.rule.unit
+        equilibrium = ": a deep equilibrium model (arXiv 1909.01377)" if self.is_equilibrium else ""
         unknown = "read as `<unk>`" if self.has_unknown else "refused"
         spelled = "It is read as characters, `_` for a blank between words. " if unit == "character" else ""
         parts = [
             f"# {self.name}",
-            f"A {self.kind} language model: a deep equilibrium model (arXiv 1909.01377) with {self.n_parameters:,} "
-            f"parameters over {self.n_words:,} {unit}s.",
+            f"A {self.kind} language model{equilibrium} with {self.n_parameters:,} parameters over {self.n_words:,} "
+            f"{unit}s.",
             "## Figures\n\n" + self._figures(),
             "## Use\n\n" + USE.format(prompt=self.sentence),
             f"A text is words with white space between them{lower}; `<eos>` ends every line. "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from config.solve_settings import GradientSettings, SolveSettings
+from config.solve_settings import EQUILIBRIUM, GradientSettings, SolveSettings
 from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
@@ -16,7 +16,6 @@ from synthetic.recipes import OF_DEQS, RECIPES
 from synthetic.tasks import TASKS
 from system.flag import Need, flag
 
-EQUILIBRIUM = "equilibrium"
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
@@ -143,19 +142,6 @@ class Settings(RecordSettings, GradientSettings, SolveSettings, CourseSettings, 
     def n_updates(self) -> int:
         """Updates of all stages."""
         return sum(stage.max_step for stage in self.stages)
-
-    @property
-    def n_applications(self) -> int | None:
-        """How often the cell is applied; None for an equilibrium.
-
-        Raises:
-            ValueError: `depth` is neither that nor a number.
-        """
-        if self.depth == EQUILIBRIUM:
-            return None
-        if not (self.depth.isascii() and self.depth.isdigit() and int(self.depth) > 0):
-            raise ValueError(f"`depth` is {self.depth!r}: pass {EQUILIBRIUM}, or a number of applications above 0")
-        return int(self.depth)
 
 
 def usual(task: str, model: str) -> dict[str, Any]:

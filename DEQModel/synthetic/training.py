@@ -11,7 +11,8 @@ from torch import Tensor
 
 from config.depth import equilibrium, stages
 from models.protocol import LanguageModel
-from modules.depth import Applications, DepthSchedule
+from modules.depth import AsBuilt, DepthSchedule
+from modules.deq import DEQModule
 from modules.report import SolveInfo
 from synthetic.examples import FOR_TRAINING, batches, generator_of, to
 from synthetic.optimizers import OPTIMIZERS
@@ -100,7 +101,7 @@ class Training:
 
     def _update(self, batch: Examples) -> None:
         depth = self.depths.at(self.step)
-        charge = None if isinstance(depth, Applications) else self.penalty.at(self.step)
+        charge = self.penalty.at(self.step) if isinstance(depth, DEQModule) else None
         if charge is not None:
             depth = partial(depth, jacobian_samples=charge.samples)
         result = score(self.model, batch, depth)
@@ -139,9 +140,8 @@ class Training:
 
 def training_depth(settings: Settings) -> DepthSchedule:
     """What each update does: so many applications, or the shallow stage, then the equilibrium."""
-    n_applications = 1 if settings.model not in DEQ_MODELS else settings.n_applications
-    if n_applications is not None:
-        return DepthSchedule(((0, Applications(n_applications)),))
+    if settings.model not in DEQ_MODELS:
+        return DepthSchedule(((0, AsBuilt()),))
     return stages(settings, equilibrium(settings, training=True))
 
 

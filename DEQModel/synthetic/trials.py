@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 
 from config.depth import equilibrium
+from config.solve_settings import applications
 from models.protocol import LanguageModel
-from modules.depth import Applications, Depth
+from modules.depth import Applications, AsBuilt, Depth
 from synthetic.examples import examples_to_test
 from synthetic.models import build, check_reach
 from synthetic.scoring import Trial, tried
@@ -56,9 +57,9 @@ def check_lengths(settings: Settings) -> None:
 
 def depths(settings: Settings) -> list[tuple[int | None, Depth]]:
     """Threshold and depth of each test; an explicit model has one, and no threshold."""
-    n_applications = settings.n_applications
     if settings.model not in DEQ_MODELS:
-        return [(None, Applications(1))]
+        return [(None, AsBuilt())]
+    n_applications = applications(settings.depth)
     if n_applications is not None:
         return [(n, Applications(n)) for n in settings.test_thresholds or (n_applications,)]
     settings = replace(settings, solver=settings.test_solver or settings.solver)

@@ -13,10 +13,10 @@ from training.telemetry import Window
 LABEL_WIDTH = len("backward ")
 
 
-def legend() -> str:
-    """What the lines of the updates hold, and the date, as they tell the time alone."""
-    solves = "f, b: steps and residual of forward and backward solves"
-    return f"{time.strftime('%Y-%m-%d')} legend: loss in nats, tokens/s, time left; {solves}"
+def legend(*, solves: bool = True) -> str:
+    """What the lines of the updates hold, of solves where there are any, and the date, as they tell the time alone."""
+    of_solves = "; f, b: steps and residual of forward and backward solves" if solves else ""
+    return f"{time.strftime('%Y-%m-%d')} legend: loss in nats, tokens/s, time left{of_solves}"
 
 
 def figures(window: Window, measure: Measure) -> dict[str, str]:
@@ -89,7 +89,7 @@ def of_validation(
         f"{report.seconds:.1f} s, {three_digits(report.tokens_per_second)} tokens/s"
     ]
     solve = report.solve
-    table = {"valid": f"{report.shallow} applications of the cell" if solve is None else solve.in_words()}
+    table = {"valid": report.without_solves if solve is None else solve.in_words()}
     for name, solves in (("forward", window.forward), ("backward", window.backward)):
         if solves.n_solves:
             table[name] = str(solves)

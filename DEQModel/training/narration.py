@@ -23,16 +23,26 @@ class Narration:
         telemetry: what its updates came to.
         max_step: number of the step at which it ends.
         unit: what a token is.
+        solves: whether the run has solves to tell of.
     """
 
-    def __init__(self, experiment: Experiment, progress: Progress, telemetry: Telemetry, max_step: int, unit: Unit):
+    def __init__(
+        self,
+        experiment: Experiment,
+        progress: Progress,
+        telemetry: Telemetry,
+        max_step: int,
+        unit: Unit,
+        *,
+        solves: bool = True,
+    ):
         self.experiment, self.progress, self.telemetry, self.max_step = experiment, progress, telemetry, max_step
-        self.unit, self.measure = unit, MEASURES[unit]
+        self.unit, self.measure, self.solves = unit, MEASURES[unit], solves
 
     def begin(self) -> None:
         """Tell how the lines are to be read."""
         if self.progress.step < self.max_step:
-            self.experiment.log(legend())
+            self.experiment.log(legend(solves=self.solves))
 
     def go_on(self) -> None:
         """Draw again the points of the step that the run goes on from: those in other files count no more."""

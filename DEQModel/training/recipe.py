@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from config.checks import notes
-from config.depth import equilibrium, evaluation_depth
+from config.depth import depth_of, evaluation_depth
 from config.flags import CommandLine
 from config.inheritance import without_places
 from config.settings import Settings
@@ -25,7 +25,6 @@ from evaluation.sweep import sweep
 from evaluation.trained_model import make_model
 from evaluation.unigram import unigram_loss
 from models.protocol import LanguageModel, ModelSpec
-from modules.depth import Applications
 from runs.experiment import SWEEP_FILE
 from runs.saved_model import ModelDescription
 from system.distributed import World
@@ -35,6 +34,7 @@ from system.peak_memory import peak_memory
 from system.script import with_status
 from system.signals import Stopped
 from system.tensor_files import archive_signature
+from training.architecture import chosen
 from training.messages import NOTHING_WRITTEN, how_to_go_on, introduction, number_of_processes, where
 from training.preparation import HELD_OUT, check_corpus, held_out_batches, training_batches
 from training.record import open_record, see_that_all_is_written
@@ -44,31 +44,35 @@ from training.settled import Settled, settled
 from training.trainer import Trainer
 
 
-def program(name: str, spec: ModelSpec) -> Callable[..., int]:
+def program(name: str, spec: ModelSpec, *others: ModelSpec) -> Callable[..., int]:
     """The `main` of a script that trains and evaluates a model; it can be sent to other processes.
 
     Args:
         name: of the script, as users call it.
         spec: the model.
+        others: that --arch may name in its place; all of them have this setting, their name its default.
     """
-    return partial(main, CommandLine(name, spec))
+    return partial(main, CommandLine(name, spec), others=[CommandLine(name, other) for other in others])
 
 
-def main(command: CommandLine, argv: Sequence[str] | None = None) -> int:
+def main(command: CommandLine, argv: Sequence[str] | None = None, *, others: Sequence[CommandLine] = ()) -> int:
     """Do what a command line asks for.
 
     Args:
         command: the program's.
         argv: the arguments; None for those of this process.
+        others: of the program's other models.
 
     Returns:
         The exit status: 0, 1 for a lost screen, 2 for a mistake of the user, 128 + its number for a signal.
     """
-    return with_status(partial(run, command), sys.argv[1:] if argv is None else argv, command.program)
+    called = partial(run, [command, *others])
+    return with_status(called, sys.argv[1:] if argv is None else argv, command.program)
 
 
-def run(command: CommandLine, argv: Sequence[str]) -> int:
-    """Settle the settings; then go to work here, or in a process for each of several GPUs."""
+def run(commands: Sequence[CommandLine], argv: Sequence[str]) -> int:
+    """Settle model and settings; then go to work here, or in a process for each of several GPUs."""
+    command = chosen(commands, argv)
     call = settled(command, argv)
     settings = call.settings
     n_gpus = torch.cuda.device_count()
@@ -260,7 +264,7 @@ class Work:
 
     def _evaluated(self, held_out: Mapping[str, OrderedBatches], split: str, shallow: int | None) -> EvaluationReport:
         """The model on a split, as deep as it was trained for."""
-        depth = equilibrium(self.settings) if shallow is None else Applications(shallow)
+        depth = depth_of(self.settings, shallow)
         return evaluate(self.model, held_out[split], split, self.settings, depth, world=self.world)
 
     def _unigram(self) -> Mapping[str, float]:

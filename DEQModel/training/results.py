@@ -55,10 +55,12 @@ class RunResults:
         def row(*losses: float) -> str:
             return " ".join(f"{measure.in_table(loss):>10}" for loss in losses)
 
+        is_as_built = self.test.solve is None and self.test.shallow is None
+        after_shallow = row(self.after_shallow.loss) if self.after_shallow else f"{'-':>10}"
         rows = [
             (measure.name, f"{'valid':>10} {'test':>10}"),
             ("  unigram model", row(self.unigram["valid"], self.unigram["test"])),
-            ("  after shallow stage", row(self.after_shallow.loss) if self.after_shallow else f"{'-':>10}"),
+            *([] if is_as_built else [("  after shallow stage", after_shallow)]),
             ("  final", row(self.valid.loss, self.test.loss)),
             ("solver on test", self._solves()),
             (
@@ -80,4 +82,4 @@ class RunResults:
     def _solves(self) -> str:
         if self.test.shallow is not None:
             return f"none: {self.test.shallow} applications of the cell"
-        return self.test.solve.brief()
+        return "none: the layers are its depth" if self.test.solve is None else self.test.solve.brief()

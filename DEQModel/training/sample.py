@@ -30,7 +30,7 @@ def sample(command: CommandLine, model: LanguageModel, vocab: Vocab, settings: S
         settings: of its run.
         shallow: applications of the cell that it was trained for; None for the equilibrium.
     """
-    settings = dataclasses.replace(settings, **depth_settings(shallow, settings.pretrain_steps))
+    settings = dataclasses.replace(settings, **depth_settings(shallow, vars(settings)))
     trained = TrainedModel(model.eval(), vocab, DATASETS[settings.dataset], settings, command)
     generator, start = Generator(trained, SAMPLING, settings.seed), [vocab.id_of(EOS)]
     try:

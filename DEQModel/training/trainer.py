@@ -17,7 +17,8 @@ from evaluation.evaluation import evaluate
 from evaluation.probe import Probe
 from evaluation.report import EvaluationReport
 from models.protocol import LanguageModel
-from modules.depth import Applications
+from modules.depth import Applications, Depth
+from modules.deq import DEQModule
 from runs.experiment import WEIGHTS_FILE, Experiment
 from system.distributed import World
 from system.out_of_memory import enough_memory
@@ -88,7 +89,8 @@ class Trainer:
         self.memory = ChunkMemories(settings.batch_chunk, rows, self.device, self.world)
         self.telemetry, self.shallow_stage = Telemetry(), ShallowStage()
         unit = DATASETS[settings.dataset].unit
-        self.narration = Narration(experiment, self.progress, self.telemetry, settings.max_step, unit)
+        solves = any(isinstance(depth, DEQModule) for _, depth in self.depth.stages)
+        self.narration = Narration(experiment, self.progress, self.telemetry, settings.max_step, unit, solves=solves)
         self.best = BestModel(experiment, self.world, settings.max_step, describe)
         self.checkpoints, self.owes_a_save = KeptCheckpoints(experiment, ENTRIES), False
         self.random = RandomStates(settings.seed, self.device, self.world)
@@ -153,14 +155,16 @@ class Trainer:
                 raise Stopped(stop)
             if not self._has_a_model():
                 totals, way_back = self.telemetry.totals, self._way_back()
-                raise no_model(progress, totals, shallow=self._ends_shallow(), way_back=way_back)
+                raise no_model(progress, totals, self._last_depth(), way_back)
 
-    def _ends_shallow(self) -> bool:
-        return isinstance(self.validation_depth.at(self.progress.step - 1), Applications)
+    def _last_depth(self) -> Depth:
+        """That of the last update, as validations have it."""
+        return self.validation_depth.at(self.progress.step - 1)
 
     def _has_a_model(self) -> bool:
         """Whether the stage of the last update came to one that can be tested."""
-        return not has_only_skipped(self.telemetry.totals) and self.best.is_of(shallow=self._ends_shallow())
+        shallow = isinstance(self._last_depth(), Applications)
+        return not has_only_skipped(self.telemetry.totals) and self.best.is_of(shallow=shallow)
 
     def update(self, batch: TrainingSegment, start: float) -> Update:
         """One update on this process's rows of a batch, and what it means for the run.
@@ -174,7 +178,7 @@ class Trainer:
         """
         progress, lr, more = self.progress, self.rate.after(self.progress.step), self.settings.batch_chunk + 1
         depth = self.depth.at(progress.step)
-        charge = None if isinstance(depth, Applications) else self.penalty.at(progress.step)
+        charge = self.penalty.at(progress.step) if isinstance(depth, DEQModule) else None
         with enough_memory(
             f"step {progress.step + 1}: the update",
             f"--batch_chunk {more} computes the batch in more parts, to the same end; or lower "
@@ -207,7 +211,7 @@ class Trainer:
         if stop is not None:
             raise Stopped(stop)
         if progress.bad_steps >= settings.max_bad_steps:
-            raise too_many_skipped(progress, self._way_back())
+            raise too_many_skipped(progress, self._last_depth(), self._way_back())
         if progress.validation_pending:
             self.validate()
 
@@ -253,14 +257,14 @@ class Trainer:
     def validate(self) -> EvaluationReport:
         """Validate the model that counts in the stage of the last update; keep it if it is the best of that so far."""
         step, settings, world = self.progress.step, self.settings, self.world
-        depth, model = self.validation_depth.at(step - 1), self.average.model
+        depth, model = self._last_depth(), self.average.model
         with self.signals.at_once():
             report = evaluate(model, self.validation, "valid", settings, depth, world=world)
         self.rate.consider(report.loss, step)
         with self.signals.later():
             self.best.consider(report, model)
         probe = None
-        if report.shallow is None and world.is_first:
+        if report.solve is not None and world.is_first:
             probe = Probe.of(model, next(iter(self.validation)), settings)
         self.narration.validation(report, self.best.report, probe)
         if self.average.consider(report.loss):

@@ -110,24 +110,61 @@ class RelativeAttention(nn.Module):
         """z (B, L, D) -> the heads' outputs after W_o (B, L, D), before dropout and residual."""
         n_batch, n_query, d_model = z.shape
         n_head, d_head = self.n_head, self.d_head
-        n_key = context.visibility.shape[1]
         qkv = torch.addmm(context.current_injection.flatten(0, 1), z.reshape(-1, d_model), context.weight_qkv.t())
         q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
-        k = torch.cat([context.memory_keys, k], dim=2).view(n_head * n_batch, n_key, d_head)
-        v = torch.cat([context.memory_values, v], dim=2).view(n_head * n_batch, n_key, d_head)
-
-        q_position = q.contiguous().view(n_head, n_batch * n_query, d_head)
-        q_content = (q_position + context.bias_difference).view(n_head * n_batch, n_query, d_head)
-        by_distance = torch.bmm(q_position, context.position_keys).view(n_head * n_batch, n_query, n_key + 1)
-        by_key = relative_shift(by_distance) + context.visibility
-        scale = 1 / math.sqrt(d_head)
-        scores = torch.baddbmm(by_key, q_content, k.transpose(1, 2), beta=scale, alpha=scale)
-        weights = torch.softmax(scores, dim=2)  # (H·B, L, K)
-        if context.attention_mask is not None:
-            weights = weights * context.attention_mask.flatten(0, 1)
-        heads = torch.bmm(weights, v).view(n_head, n_batch, n_query, d_head).permute(1, 2, 0, 3)
+        heads = attend(
+            q,
+            torch.cat([context.memory_keys, k], dim=2),
+            torch.cat([context.memory_values, v], dim=2),
+            bias_difference=context.bias_difference,
+            position_keys=context.position_keys,
+            visibility=context.visibility,
+            mask=context.attention_mask,
+        )
         output = torch.addmm(context.bias_out, heads.reshape(-1, d_model), context.weight_out.t())
         return output.view(n_batch, n_query, d_model)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias_difference: Tensor,
+    position_keys: Tensor,
+    visibility: Tensor,
+    mask: Tensor | None = None,
+    rounded: bool = False,
+) -> Tensor:
+    """What the heads see: softmax([(q_i + b_w)·k_j + (q_i + b_r)·R_{M+i-j}] / √E) v.
+
+    Args:
+        q: queries with b_r added to them (H, B, L, E).
+        k, v: keys and values of memory and current positions (H, B, K, E).
+        bias_difference: b_w - b_r (H, 1, E).
+        position_keys: R and a column of padding (H, E, K + 1).
+        visibility: (L, K), 0 where a query sees a key, -inf where not.
+        mask: dropout of the weights (H, B, L, K), where there is one.
+        rounded: whether scores in float64 are rounded to float32.
+
+    Returns:
+        (B, L, H, E), a view.
+    """
+    n_head, n_batch, n_query, d_head = q.shape
+    n_key = k.shape[2]
+    q_position = q.contiguous().view(n_head, n_batch * n_query, d_head)
+    q_content = (q_position + bias_difference).view(n_head * n_batch, n_query, d_head)
+    by_distance = torch.bmm(q_position, position_keys).view(n_head * n_batch, n_query, n_key + 1)
+    by_key = relative_shift(by_distance) + visibility
+    scale = 1 / math.sqrt(d_head)
+    k, v = (x.view(n_head * n_batch, n_key, d_head) for x in (k, v))
+    scores = torch.baddbmm(by_key, q_content, k.transpose(1, 2), beta=scale, alpha=scale)
+    if rounded and scores.dtype == torch.float64:
+        scores = scores.float().double()
+    weights = torch.softmax(scores, dim=2)  # (H·B, L, K)
+    if mask is not None:
+        weights = weights * mask.flatten(0, 1)
+    return torch.bmm(weights, v).view(n_head, n_batch, n_query, d_head).permute(1, 2, 0, 3)
 
 
 def relative_shift(scores: Tensor) -> Tensor:

@@ -5,38 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.bins import BinFlags
-from models.transformers.initialisation import INITIALISERS
-from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, Need, flag
+from models.transformers.flags import TransformerFlags, architecture
+from system.flag import ITS_SHAPE, TRAINED_WITH, Need, flag
 from utils.adaptive_embedding import check_bins
 
 OUT_DROPOUTS = ("position", "channel")
-WIDEST = 1e6  # of an initialiser; what is far above overflows in float32 as soon as it is multiplied
-
-
-def _initialiser(setting: str, name: str) -> Need:
-    return Need(f"--{setting} {name}", lambda s: getattr(s, setting) == name)
 
 
 @dataclass(frozen=True)
-class DEQTransformerFlags(BinFlags):
+class DEQTransformerFlags(TransformerFlags):
     """The settings that the model has beside those that all models share."""
 
-    n_head: int = flag(10, "attention heads", least=1, fixed=ITS_SHAPE)
+    arch: str = architecture("deq_transformer")
     d_head: int = flag(50, "width of a head; n_head * d_head must be d_model", least=1, fixed=ITS_SHAPE)
-    d_embed: int = flag(
-        -1,
-        "width of the embedding; -1 means d_model",
-        least=1,
-        or_exactly=-1,
-        below=2**31,
-        fixed=ITS_SHAPE,
-        is_width=True,
-    )
-    d_model: int = flag(500, "width of the states", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
-    d_inner: int = flag(8000, "width of the feed-forward layer", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True)
-    dropout: float = flag(0.0, "dropout everywhere but on attention weights", least=0, below=1)
-    dropatt: float = flag(0.0, "dropout on attention weights", least=0, below=1)
     out_dropout: str = flag("position", "what the output dropout drops whole", choices=OUT_DROPOUTS, listed=False)
     pre_lnorm: bool = flag(
         False,
@@ -52,35 +33,7 @@ class DEQTransformerFlags(BinFlags):
         fixed=TRAINED_WITH,
     )
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
-    mem_len: int = flag(150, "length of the memory", least=0, sweeps=True)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
-    same_length: bool = flag(False, "every token attends over the same number of keys", scored=True)
-    attn_type: int = flag(0, "kind of attention; only 0 (relative positions) exists", fixed=TRAINED_WITH)
-
-    init: str = flag("normal", "initialiser of the weights", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
-    emb_init: str = flag("normal", "initialiser of the embeddings", choices=tuple(INITIALISERS), fixed=AT_THE_BEGINNING)
-    init_range: float = flag(
-        0.05,
-        "half-width of the weights' uniform initialiser",
-        least=0,
-        below=WIDEST,
-        fixed=AT_THE_BEGINNING,
-        serves=_initialiser("init", "uniform"),
-    )
-    emb_init_range: float = flag(
-        0.01,
-        "half-width of the embeddings' uniform initialiser",
-        least=0,
-        below=WIDEST,
-        fixed=AT_THE_BEGINNING,
-        serves=_initialiser("emb_init", "uniform"),
-    )
-    init_std: float = flag(
-        0.01, "standard deviation of the normal initialiser", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
-    )
-    proj_init_std: float = flag(
-        0.01, "standard deviation of the projections", least=0, below=WIDEST, fixed=AT_THE_BEGINNING
-    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Hidden, LanguageModel, Problem
+from models.protocol import CellMap, EquilibriumModel, Hidden, Problem
 from models.transformers.attention import Positions, RelativeAttention, visibility
 from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
     u: Tensor  # (B, M, 3D)
 
 
-class DEQTransformerLM(LanguageModel):
+class DEQTransformerLM(EquilibriumModel):
     """Embedding → injection u → z* = f(z*; u, memory) → adaptive softmax.
 
     The model keeps no state between calls: the memory goes in and comes out. Parameter names are those of the published

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from torch import nn
+
 from models.bins import resolved_cutoffs
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
@@ -20,16 +22,23 @@ def resolve(settings: Any) -> Mapping[str, Any]:
     return {**resolved_cutoffs(settings), "d_embed": d_embed}
 
 
-def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
-    """The configuration that settings and a vocabulary come to."""
+def check_attention(settings: Any) -> None:
+    """Raises:
+    ValueError: another kind of attention than there is.
+    """
     if settings.attn_type != 0:
         raise ValueError(f"`attn_type` is {settings.attn_type}: only 0 (relative positions) exists, leave it out")
+
+
+def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
+    """The configuration that settings and a vocabulary come to."""
+    check_attention(settings)
     own = vars(settings)
     shared = {field.name: own[field.name] for field in fields(DEQTransformerConfig) if field.name in own}
     return DEQTransformerConfig(n_token=n_token, tied=not settings.not_tied, **shared)
 
 
-def initialise(model: DEQTransformerLM, settings: Any) -> None:
+def initialise(model: nn.Module, settings: Any) -> None:
     """Draw every parameter anew."""
     initialise_parameters(model, **{name: getattr(settings, name) for name in INITIALISATION})
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Head, Hidden, LanguageModel, Memory, Problem
+from models.protocol import CellMap, EquilibriumModel, Head, Hidden, Memory, Problem
 from models.trellisnets.cell import TrellisCell
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.convolution import CausalConvolution
@@ -59,7 +59,7 @@ class TrellisNet(nn.Module):
         return Problem(CellMap(self.func, context), injection.new_zeros(*injection.shape[:2], 2 * self.func.width))
 
 
-class DEQTrellisNetLM(LanguageModel):
+class DEQTrellisNetLM(EquilibriumModel):
     """Embedding → injection u → z* = f(z*; u, memory) → the last channels of z*'s hidden part → softmax.
 
     The model keeps no state between calls: the memory, the state at the last position, goes in and comes out. At a

@@ -1,0 +1,42 @@
+"""The Transformer-XL as the training recipe knows it."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.protocol import ModelSpec
+from models.transformer_xl.config import TransformerXLConfig, TransformerXLFlags
+from models.transformer_xl.model import TransformerXLLM
+from models.transformer_xl.weights import TransformerXLWeights
+from models.transformers import spec as transformers
+
+
+def configure(settings: Any, n_token: int) -> TransformerXLConfig:
+    """The configuration that settings and a vocabulary come to."""
+    transformers.check_attention(settings)
+    own = vars(settings)
+    shared = {field.name: own[field.name] for field in fields(TransformerXLConfig) if field.name in own}
+    return TransformerXLConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+
+
+@torch.no_grad()
+def initialise(model: TransformerXLLM, settings: Any) -> None:
+    """Draw every parameter anew; the scales of the layer norms are N(1, init_std²), as published."""
+    transformers.initialise(model, settings)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.normal_(module.weight, 1.0, settings.init_std)
+
+
+SPEC = ModelSpec(
+    name="Transformer-XL",
+    flags=TransformerXLFlags,
+    resolve=transformers.resolve,
+    configure=configure,
+    build=TransformerXLLM,
+    initialise=initialise,
+    weights=TransformerXLWeights(),
+    is_equilibrium=False,
+)
