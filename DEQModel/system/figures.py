@@ -44,5 +44,10 @@ def duration(seconds: float) -> str:
 
 def with_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
     """24.35 ± 0.12: the mean, and the standard deviation where there are several values."""
-    spread = f" ± {write(statistics.stdev(values))}" if len(values) > 1 else ""
+    spread = f" ± {write(deviation(values))}" if len(values) > 1 else ""
     return write(statistics.fmean(values)) + spread
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; NaN where it has a single value, or one that is not finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
