@@ -4,8 +4,9 @@
 
 The file names the systems (`comparison.py` tells how). Each run is a process of its own, one after another. What is
 finished is not run again, and what was interrupted goes on, so that a call can be repeated; a run whose command is
-another is another run. With --seeds others than the file's are run, with --only some of its systems alone. Paths in the file's flags are relative to the caller's folder. FOLDER then holds the table
-(comparison.txt), all figures (comparison.json), the picture (comparison.png), and the runs.
+another is another run. Paths in the file's flags are relative to the caller's folder. With --seeds others than the
+file's are run, with --only some of its systems alone. FOLDER then holds the table (comparison.txt), all figures
+(comparison.json), the picture (comparison.png), and the runs.
 
 In the table: all parameters, and the body's, which are those outside of embedding and softmax; figures of the test as
 means ± standard deviations over seeds, and the ratio to the best system (of perplexity, bits per character, or the loss

@@ -105,7 +105,8 @@ class Job:
         said = (self.place / "errors.txt").read_text(errors="replace").strip().splitlines()
         if status < 0:
             said.append(f"killed by {signal.Signals(-status).name}")
-        return said[-1].removeprefix(f"{program}: ") if said else f"it left no results (status {status})"
+        last = said[-1] if said else f"it left no results (status {status})"
+        return last.removeprefix(f"{program}: ").removeprefix("error: ")
 
 
 @contextmanager
