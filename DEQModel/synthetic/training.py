@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -36,7 +36,7 @@ class Point:
     step: int
     loss: float
     accuracy: float
-    seconds: float | None = None
+    seconds: float | None = field(default=None, compare=False)  # runs of the same command are equal but for it
 
 
 @dataclass(frozen=True)
