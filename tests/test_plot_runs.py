@@ -46,7 +46,7 @@ def test_a_real_run_is_read(run):
     outcome = run(STAGES)
     history = History.of(outcome.folder)
     assert history.settings == outcome.settings
-    assert history.n_parameters == 1065
+    assert (history.n_parameters, history.n_body) == (1065, 840)
     assert (history.n_updates, history.equilibrium_from) == (12, 4)
     assert history.train_loss.steps == (2, 4, 6, 8, 10, 12)
     assert history.valid_perplexity.steps == (4, 8, 12)
@@ -56,6 +56,21 @@ def test_a_real_run_is_read(run):
     assert history.best_step in (8, 12)
     assert history.training_seconds == outcome.results["training"]["seconds"]
     assert history.seconds.last == pytest.approx(history.training_seconds, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("log", "sizes"),
+    [
+        ("725 tokens for training, 1,065 parameters, on cpu", (1065, None)),  # of older runs
+        ("1,065 parameters\n    (840 outside of embedding\n    and softmax), on cpu in 2 processes", (1065, 840)),
+        ("nothing of it", (None, None)),
+    ],
+)
+def test_sizes_in_logs_of_any_generation_and_width(log, sizes, tmp_path):
+    folder = written(tmp_path / "run")
+    (folder / "log.txt").write_text(log)
+    history = History.of(folder)
+    assert (history.n_parameters, history.n_body) == sizes
 
 
 def test_settings_of_any_generation(tmp_path):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.size import Size
 from modules.depth import Applications
 from synthetic.explicit import ExplicitLM
-from synthetic.models import MODELS, build, n_parameters
+from synthetic.models import MODELS, build
 from synthetic.recipes import RECIPES
 from synthetic.scoring import score
 from synthetic.settings import DEQ_MODELS, completed
@@ -26,19 +27,20 @@ def made(model, **given):
 @pytest.mark.parametrize("name", MODELS)
 def test_copy_memory_has_models_of_the_published_size(name):
     low, high = (15_500, 16_500) if name == "tcn" else (12_500, 14_500)
-    assert low <= n_parameters(made(name)) <= high
+    assert low <= Size.of(made(name)).whole <= high
 
 
 def test_sizes_by_formula():
     d, inner, v = 32, 64, 10
-    cell = 8 * d * d + 6 * d + 2 * d * inner + inner
-    assert n_parameters(made("deq_transformer")) == cell + d + v * d + v - d + d  # embedding and bias of the softmax
+    body = 8 * d * d + 7 * d + 2 * d * inner + inner
+    assert Size.of(made("deq_transformer")) == Size(body + v * d + v, body)  # the softmax is tied but for its bias
     h, e = 52, 10
-    assert n_parameters(made("lstm")) == 4 * h * (h + e + 2) + v * e + v * h + v
+    assert Size.of(made("lstm")) == Size(4 * h * (h + e + 2) + v * e + v * h + v, body=4 * h * (h + e + 2))
     h = 60
-    assert n_parameters(made("gru")) == 3 * h * (h + e + 2) + v * e + v * h + v
+    assert Size.of(made("gru")) == Size(3 * h * (h + e + 2) + v * e + v * h + v, body=3 * h * (h + e + 2))
     c, k, n = 11, 8, 8
-    assert n_parameters(made("tcn")) == 2 * n * (c * c * k + 2 * c) + 2 * v * c + v
+    body = 2 * n * (c * c * k + 2 * c)
+    assert Size.of(made("tcn")) == Size(body + 2 * v * c + v, body)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,7 +9,8 @@ from scripts import ROOT, copied_to
 from scripts import run as run_script
 
 from config.parser import Parser
-from synthetic.models import build, n_parameters
+from models.size import Size
+from synthetic.models import build
 from synthetic.program import check
 from synthetic.settings import GROUPS, completed
 from synthetic.tasks import TASKS
@@ -103,6 +104,6 @@ def test_the_stack_has_as_many_parameters_as_the_equilibrium(task):
     sizes = []
     for model in ("deq_transformer", "stack"):
         settings = completed({"task": task, "model": model})
-        sizes.append(n_parameters(build(settings, TASKS[task](settings).n_token)))
+        sizes.append(Size.of(build(settings, TASKS[task](settings).n_token)).whole)
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
     assert sizes[0] == pytest.approx(80000, rel=0.1)

@@ -70,19 +70,28 @@ def read_settings(path: str, remedy: str = REMEDY) -> dict[str, Any]:
         UserError: it cannot be read.
     """
     if path.endswith(".toml"):
-        return _read_toml(path)
+        return read_toml(path, REMEDY)
     content = read_json(path, remedy)
     return content["settings"] if isinstance(content.get("settings"), dict) else content
 
 
-def _read_toml(path: str) -> dict[str, Any]:
+def read_toml(path: str, remedy: str) -> dict[str, Any]:
+    """The names and values that a TOML file holds.
+
+    Args:
+        path: of the file.
+        remedy: the end of the messages.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): {REMEDY}") from error
+        raise UserError(f"cannot read {path} ({error.strerror}): {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be understood ({error}): {REMEDY}") from error
+        raise UserError(f"{path} cannot be understood ({error}): {remedy}") from error
 
 
 def _typed(path: str, name: str, value: Any, flag: Flag, default: Any) -> Any:

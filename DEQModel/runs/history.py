@@ -21,6 +21,8 @@ from system.json_file import read_json
 
 REMEDY = "pass the folder of a run of the training script"
 PROBE = re.compile(r"probe/residual_after_(\d+)$")
+# as the log's introduction has them, wherever its line is wrapped
+SIZES = re.compile(r"([\d,]+)\s+parameters(?:\s+\(([\d,]+)\s+outside\s+of\s+embedding\s+and\s+softmax\))?,\s+on\s")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class History:
         settings: resolved, by name.
         results: as in results.json; empty where the run has not ended.
         n_parameters: of the model, where the log tells.
+        n_body: those outside of embedding and softmax, likewise.
         train_loss: nats per token.
         seconds: of training, since the run began.
         tokens_per_second: in training.
@@ -76,6 +79,7 @@ class History:
     settings: Mapping[str, Any]
     results: Mapping[str, Any]
     n_parameters: int | None
+    n_body: int | None
     train_loss: Curve
     seconds: Curve
     tokens_per_second: Curve
@@ -115,7 +119,7 @@ class History:
             "backward_residual": "backward/residual",
         }
         drawn = {field: Curve.of(curves.get(name, {})) for field, name in named.items()}
-        return cls(folder, settings, results, _n_parameters(folder), **drawn, probe_residual=_probe(curves))
+        return cls(folder, settings, results, *_sizes(folder), **drawn, probe_residual=_probe(curves))
 
     @property
     def start(self) -> int:
@@ -226,9 +230,11 @@ def _probe(curves: Mapping[str, Mapping[int, float]]) -> Curve:
     return Curve.of({step: value for _, name in numbered for step, value in curves[name].items()})
 
 
-def _n_parameters(folder: Path) -> int | None:
+def _sizes(folder: Path) -> tuple[int | None, int | None]:
+    """All parameters, and those outside of embedding and softmax, as far as the log tells."""
     try:
-        found = re.search(r"([\d,]+) parameters, on ", (folder / LOG_FILE).read_text(errors="replace"))
+        found = SIZES.search((folder / LOG_FILE).read_text(errors="replace"))
     except OSError:
-        return None
-    return int(found[1].replace(",", "")) if found else None
+        return None, None
+    whole, body = (number and int(number.replace(",", "")) for number in (found.groups() if found else (None, None)))
+    return whole, body

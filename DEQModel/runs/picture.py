@@ -83,30 +83,14 @@ class Panel:
             if run.equilibrium_from:
                 (place,) = self.across.place(run, (run.equilibrium_from,))
                 axes.axvline(place, color=colour, linestyle=STAGE, lw=1, alpha=0.7)
-        self._dress(axes)
+        dress(axes, self.title, self.across.label, self.unit)
         if ends:
             margin = 0.02 * (max(ends) - min(ends))
             axes.set_xlim(min(ends) - margin, max(ends) + margin)
         if not drawn:
             axes.text(0.5, 0.5, "nothing recorded", transform=axes.transAxes, ha="center", color=GREY, fontsize=USUAL)
         elif max(drawn) > self.widest * min(drawn):
-            axes.set_yscale("log")
-            axes.tick_params(axis="y", which="minor", labelsize=SMALL)
-            if self.widest > 1:  # numbers that people read
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(FuncFormatter(_in_thousands))
-                axes.yaxis.set_minor_formatter(NullFormatter())
-
-    def _dress(self, axes: Axes) -> None:
-        axes.set_title(self.title, fontsize=USUAL, fontweight="bold", loc="left")
-        axes.set_xlabel(self.across.label, fontsize=SMALL)
-        axes.set_ylabel(self.unit, fontsize=SMALL)
-        axes.tick_params(labelsize=SMALL, color=GREY)
-        axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
-        axes.grid(color="0.9", lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
+            make_logarithmic(axes, in_thousands=self.widest > 1)
 
 
 def _panels(runs: Sequence[History]) -> list[Panel]:
@@ -131,9 +115,8 @@ def _panels(runs: Sequence[History]) -> list[Panel]:
 
 
 def _over_time(runs: Sequence[History]) -> Across:
-    """In the largest unit of which the longest run took two."""
     longest = max((run.seconds.last or 0 for run in runs), default=0)
-    unit = next((name for name, size in TIMES.items() if longest >= 2 * size), "seconds")
+    unit = time_unit(longest)
 
     def place(run: History, steps: tuple[int, ...]) -> list[float]:
         return [seconds / TIMES[unit] for seconds in run.seconds_at(steps)]
@@ -147,8 +130,17 @@ def draw(runs: Sequence[History], path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    write_png(figure_of(runs), path)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     content = io.BytesIO()
-    figure_of(runs).savefig(content, format="png", dpi=DPI)
+    figure.savefig(content, format="png", dpi=DPI)
     try:
         write_atomically(path, lambda file: file.write(content.getvalue()))
     except OSError as error:
@@ -157,14 +149,11 @@ def draw(runs: Sequence[History], path: Path) -> None:
 
 def figure_of(runs: Sequence[History]) -> Figure:
     """Loss and perplexity over updates and over time, and how the solves went; a colour a run."""
-    figure = Figure(SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(hspace=0.06, wspace=0.04, h_pad=0.06)
-    colours = _colours(len(runs))
+    figure = empty_figure(SIZE)
+    colours = colours_for(len(runs))
     for axes, panel in zip(figure.subplots(3, 2).flat, _panels(runs), strict=True):
         panel.draw(axes, runs, colours)
-    named = zip(colours, map(_label, names_of(runs)), strict=True)
-    _legend(figure, "upper", [Line2D([], [], color=colour, lw=2, label=name) for colour, name in named])
+    add_names(figure, names_of(runs))
     key = [Line2D([], [], color=GREY, linestyle=style, label=label) for label, style in KEY.items()]
     if any(run.equilibrium_from for run in runs):
         key.append(Line2D([], [], color=GREY, linestyle=STAGE, lw=1, label="shallow stage ends"))
@@ -172,10 +161,53 @@ def figure_of(runs: Sequence[History]) -> Figure:
     return figure
 
 
-def _colours(n: int) -> list[object]:
+def empty_figure(size: tuple[float, float]) -> Figure:
+    """So many inches wide and high; its panels make room for each other."""
+    figure = Figure(size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.04, h_pad=0.06)
+    return figure
+
+
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
+    """Give a panel its title, the names of its axes and its looks."""
+    axes.set_title(title, fontsize=USUAL, fontweight="bold", loc="left")
+    axes.set_xlabel(across, fontsize=SMALL)
+    axes.set_ylabel(up, fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL, color=GREY)
+    axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
+    axes.grid(color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+
+
+def make_logarithmic(axes: Axes, *, in_thousands: bool) -> None:
+    """Have a logarithmic axis go up, with powers of 10, or with numbers that people read."""
+    axes.set_yscale("log")
+    axes.tick_params(axis="y", which="minor", labelsize=SMALL)
+    if in_thousands:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_in_thousands))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def time_unit(longest: float) -> str:
+    """The largest unit of `TIMES` of which there are two in so many seconds."""
+    return next((name for name, size in TIMES.items() if longest >= 2 * size), "seconds")
+
+
+def colours_for(n: int) -> list[object]:
+    """A colour for each of n runs."""
     if n <= len(COLOURS):
         return list(COLOURS[:n])
     return list(matplotlib.colormaps["cividis"]([0.9 * i / (n - 1) for i in range(n)]))
+
+
+def add_names(figure: Figure, names: Sequence[str]) -> None:
+    """Put names above all panels, each beside its colour."""
+    named = zip(colours_for(len(names)), map(_label, names), strict=True)
+    _legend(figure, "upper", [Line2D([], [], color=colour, lw=2, label=name) for colour, name in named])
 
 
 def _in_thousands(value: float, _: object) -> str:

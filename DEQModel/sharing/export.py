@@ -12,6 +12,7 @@ from config.flags import CommandLine
 from config.run_settings import IN_ITS_FOLDER
 from evaluation.report import EvaluationReport
 from evaluation.trained_model import TrainedModel
+from models.size import Size
 from runs.experiment import RESULTS_FILE, SETTINGS_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from runs.saved_model import ModelDescription, beside
 from sharing.model_card import ModelCard
@@ -102,7 +103,7 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
         name=name,
         kind=command.spec.name,
         is_equilibrium=command.spec.is_equilibrium,
-        n_parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+        n_parameters=Size.of(trained.model).whole,
         n_words=len(trained.vocab),
         rule=trained.rule,
         sentence=" ".join(trained.vocab.words[1 : 1 + N_WORDS_OF_PROMPT]),

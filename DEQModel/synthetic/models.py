@@ -113,11 +113,6 @@ def check_reach(model: LanguageModel, length: int) -> None:
         )
 
 
-def n_parameters(model: nn.Module) -> int:
-    """Numbers that are trained; shared ones count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _check_heads(settings: Any) -> None:
     if settings.d_model % settings.n_head:
         raise ValueError(

@@ -9,7 +9,8 @@ import torch
 from config.checks import check_needs
 from config.parser import Parser, check_ranges
 from config.words import mistakes_in_flags
-from synthetic.models import build, n_parameters
+from models.size import Size
+from synthetic.models import build
 from synthetic.record import Record, name_of, place_of, recorded
 from synthetic.scoring import Trial
 from synthetic.settings import GROUPS, Settings, completed, usual
@@ -85,7 +86,8 @@ def _finished(settings: Settings) -> Record:
     torch.manual_seed(settings.seed)
     name = name_of(settings)
     model = build(settings, TASKS[settings.task](settings).n_token).to(device)
-    say(f"{name}: {n_parameters(model):,} parameters, {settings.n_updates} updates")
+    size = Size.of(model)
+    say(f"{name}: {size.whole:,} parameters, {settings.n_updates} updates")
     training, figures = Training(model, settings), []
     for i, stage in enumerate(settings.stages, start=1):
         training.run(stage, name_of(stage))
@@ -96,7 +98,7 @@ def _finished(settings: Settings) -> Record:
         f"{name}: trained in {duration(done.seconds)}, {1000 * done.seconds_a_step:.0f} ms a step, "
         f"loss {power(done.loss)}, accuracy {done.accuracy:.4f}"
     )
-    return Record(recorded(settings), n_parameters(model), done, tuple(figures), peak_memory(device))
+    return Record(recorded(settings), size.whole, done, tuple(figures), peak_memory(device), size.body)
 
 
 def in_words(test: Trial, task: str) -> str:

@@ -30,6 +30,7 @@ class Record:
         parameters: of the model.
         training, tests: the figures.
         peak_memory: bytes, by kind.
+        body: parameters outside of embedding and softmax; older records do not tell.
     """
 
     settings: Mapping[str, Any]
@@ -37,6 +38,7 @@ class Record:
     training: TrainingFigures
     tests: tuple[Trial, ...]
     peak_memory: Mapping[str, int]
+    body: int | None = None
 
     def write(self, path: Path) -> None:
         """Put it on disk.
@@ -68,6 +70,7 @@ class Record:
                 training=TrainingFigures(course=course, **training),
                 tests=tuple(Trial(**_with_nan(test)) for test in content["tests"]),
                 peak_memory=content["peak_memory"],
+                body=content.get("body"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no record of a run ({error}): {remedy}") from error

@@ -13,7 +13,7 @@ from synthetic.record import Record, model_in_words
 from synthetic.scoring import Trial
 from synthetic.settings import usual
 from system.errors import UserError
-from system.figures import duration, power, three_digits
+from system.figures import duration, power, three_digits, with_spread
 from system.lines import under_each_other
 
 Runs = Sequence[Record]
@@ -147,10 +147,7 @@ def _steps(runs: Runs, figure: Callable[[Record], float | None]) -> str:
 
 
 def _with_spread(runs: Runs, figure: Callable[[Record], float], write: Callable[[float], str]) -> str:
-    """The mean, and the standard deviation over seeds where there are several."""
-    values = list(map(figure, runs))
-    spread = f" ± {write(statistics.stdev(values))}" if len(values) > 1 else ""
-    return write(statistics.fmean(values)) + spread
+    return with_spread(list(map(figure, runs)), write)
 
 
 def _mean(runs: Runs, figure: Callable[[Record], float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
@@ -32,11 +32,12 @@ N_POINTS = 50  # of the course
 
 @dataclass(frozen=True)
 class Point:
-    """Means since the point before."""
+    """Means since the point before; `seconds` of training so far, which older records do not tell."""
 
     step: int
     loss: float
     accuracy: float
+    seconds: float | None = field(default=None, compare=False)  # runs of the same command are equal but for it
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Training:
                 self._update(to(batch, self.device))
                 bar.update()
                 if self.step * N_POINTS // self.n_updates > (self.step - 1) * N_POINTS // self.n_updates:
-                    point = self.course.point(self.step)
+                    point = self.course.point(self.step, self.seconds + time.perf_counter() - start)
                     bar.show((f"loss {power(point.loss)}", f"accuracy {point.accuracy:.4f}"))
         self.seconds += time.perf_counter() - start
 
@@ -155,10 +156,10 @@ class _Course:
     def add(self, result: Score) -> None:
         self._sums.append((result.nll.detach(), result.n_right, result.n_counted))
 
-    def point(self, step: int) -> Point:
+    def point(self, step: int, seconds: float) -> Point:
         nll, n_right, n_counted = (float(sum(parts)) for parts in zip(*self._sums, strict=True))
         self._sums.clear()
         if not math.isfinite(nll):
             raise UserError(f"the loss is {nll} by update {step}: lower --lr, or change the solver's settings")
-        self.points.append(Point(step, nll / max(n_counted, 1), n_right / max(n_counted, 1)))
+        self.points.append(Point(step, nll / max(n_counted, 1), n_right / max(n_counted, 1), seconds))
         return self.points[-1]

@@ -1,6 +1,8 @@
 """Numbers in few characters, for lines and bars that people read."""
 
 import math
+import statistics
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
@@ -38,3 +40,14 @@ def duration(seconds: float) -> str:
     unit = next((unit for unit, size in UNITS.items() if seconds >= size), "s")
     value = seconds / UNITS[unit]
     return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+
+
+def with_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """24.35 ± 0.12: the mean, and the standard deviation where there are several values."""
+    spread = f" ± {write(deviation(values))}" if len(values) > 1 else ""
+    return write(statistics.fmean(values)) + spread
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample; NaN where it has a single value, or one that is not finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan

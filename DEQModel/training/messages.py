@@ -8,6 +8,7 @@ from pathlib import Path
 
 from config.flags import CommandLine
 from config.settings import Settings
+from models.size import Size
 from runs.experiment import Experiment
 from system.distributed import World
 from system.errors import UserError
@@ -19,12 +20,13 @@ NOTHING_WRITTEN = "nothing but the cache of the encoded corpus was written to di
 
 def introduction(trainer: Trainer, n_words: int, n_tokens: int, unigram: Mapping[str, float]) -> str:
     """What is going to be trained, on how many tokens, and what there is to beat: the unigram model's loss by split."""
-    size = sum(parameter.numel() for parameter in trainer.model.parameters())
+    size = Size.of(trainer.model)
     unit, measure = trainer.narration.unit, trainer.narration.measure
     scores = " and ".join(f"{measure.name} {measure.shown(loss)} on {split}" for split, loss in unigram.items())
     return (
-        f"{n_words:,} {unit}s, {n_tokens:,} tokens for training, {size:,} parameters, on "
-        f"{trainer.device}{number_of_processes(trainer.world)}\nfor comparison, a unigram model scores {scores}"
+        f"{n_words:,} {unit}s, {n_tokens:,} tokens for training, {size.whole:,} parameters "
+        f"({size.body:,} outside of embedding and softmax), on {trainer.device}{number_of_processes(trainer.world)}\n"
+        f"for comparison, a unigram model scores {scores}"
     )
 
 
