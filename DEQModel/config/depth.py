@@ -3,7 +3,8 @@
 from typing import Any
 
 from config.settings import Settings, shared_with
-from config.solve_settings import StageSettings, applications
+from config.solve_settings import StageSettings
+from config.stages import EQUILIBRIUM, stages_of
 from modules.depth import Applications, AsBuilt, Depth, DepthSchedule
 from modules.deq import DEQModule
 from modules.settings import NAMES
@@ -53,7 +54,7 @@ def _solver_options(settings: Settings) -> dict[str, SolverOption]:
 
 
 def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:
-    """What each update does: the shallow stage and then the equilibrium, or always the same number of applications.
+    """What each update does: the shallow stage and then the equilibrium, or the stages of --depth.
 
     Raises:
         ValueError: the settings contradict each other.
@@ -87,17 +88,15 @@ def depth_of(settings: Settings, n_applications: int | None) -> Depth:
 
 
 def stages(settings: Any, solves: DEQModule) -> DepthSchedule:
-    """So many applications of the cell in the whole run; or the shallow stage, then `solves`.
+    """The stages of --depth, or the shallow stage and then `solves`.
 
     Raises:
         ValueError: `depth` says nothing.
     """
-    n_applications = applications(settings.depth)
-    if n_applications is not None:
-        return DepthSchedule(((0, Applications(n_applications)),))
-    if settings.pretrain_steps == 0:
-        return DepthSchedule(((0, solves),))
-    return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))
+    if settings.depth == EQUILIBRIUM and settings.pretrain_steps > 0:
+        return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))
+    found = stages_of(settings.depth)
+    return DepthSchedule(tuple((first, solves if n is None else Applications(n)) for first, n in found))
 
 
 def _schedule(settings: Settings, **of_solves: Any) -> DepthSchedule:

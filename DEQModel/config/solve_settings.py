@@ -1,29 +1,13 @@
 """The settings that say how deep a model goes: its stages, its solves, their gradient and its stability."""
 
-import re
 from dataclasses import dataclass
 
+from config.stages import EQUILIBRIUM, EXAMPLE, last_applications, solves_at_all
 from modules.settings import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
 from modules.stop_rule import STOP_MODES
 from modules.tracker import STOP_SCOPES
 from system.flag import AT_THE_BEGINNING, Need, Note, SolverOption, flag
-
-EQUILIBRIUM = "equilibrium"  # of the setting `depth`
-A_NUMBER = re.compile("[1-9][0-9]{0,5}")  # of applications; what is more never ends
-
-
-def applications(depth: str) -> int | None:
-    """How often the cell is applied with this `depth`; None for an equilibrium.
-
-    Raises:
-        ValueError: it is neither that nor a number.
-    """
-    if depth == EQUILIBRIUM:
-        return None
-    if not A_NUMBER.fullmatch(depth):
-        raise ValueError(f"`depth` is {depth!r}: pass {EQUILIBRIUM}, or a number of applications above 0")
-    return int(depth)
 
 
 def _with_solver(name: str) -> Need:
@@ -37,7 +21,8 @@ PENALTY = Need("--jac_loss_weight", lambda s: s.jac_loss_weight > 0)
 A_SOLVE = Need("a solver (--grad implicit, one_step or phantom)", lambda s: s.grad not in ("unroll", "reversible"))
 SHALLOW = Need("--pretrain_steps", lambda s: s.pretrain_steps > s.start_train_steps)
 AN_EQUILIBRIUM = f"an equilibrium (--depth {EQUILIBRIUM}, --pretrain_steps 0)"
-SOLVED = Need(f"--depth {EQUILIBRIUM}", lambda s: s.depth == EQUILIBRIUM)
+WITHOUT_STAGES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.depth == EQUILIBRIUM)  # --depth has its own
+SOLVED = Need(f"--depth {EQUILIBRIUM}", lambda s: solves_at_all(s.depth))
 
 
 @dataclass(frozen=True)
@@ -47,9 +32,9 @@ class StageSettings:
     depth: str = flag(
         EQUILIBRIUM,
         "equilibrium, or a number: so many applications of the cell, with ordinary backpropagation, in the whole run "
-        "and in --eval",
+        f"and in --eval; or first step and depth of each stage, as in {EXAMPLE}",
         listed=False,
-        note=Note(lambda s: s.depth != EQUILIBRIUM, "there are no solves; the solver and its flags are not used"),
+        note=Note(lambda s: not solves_at_all(s.depth), "there are no solves; the solver and its flags are not used"),
         scored=True,
     )
     n_layer: int = flag(12, "applications of the cell in the shallow stage", least=1, serves=SHALLOW)
@@ -63,7 +48,7 @@ class StageSettings:
             "the whole run is shallow; the solver and its flags are not used",
             beside="max_step",
         ),
-        needs=(SOLVED,),
+        needs=(WITHOUT_STAGES,),
         scored=True,
     )
     start_train_steps: int = flag(0, "number of the first step", least=0, fixed=AT_THE_BEGINNING, scored=True)
@@ -78,16 +63,16 @@ class StageSettings:
     @property
     def evaluates_shallow(self) -> bool:
         """Whether --eval applies the cell a number of times, and does not solve."""
-        return self.depth != EQUILIBRIUM or 0 <= self.start_train_steps < self.pretrain_steps
+        return not self.depth.endswith(EQUILIBRIUM) or 0 <= self.start_train_steps < self.pretrain_steps
 
     @property
     def evaluated_applications(self) -> int | None:
-        """That number, --depth or --eval_n_layer; None where --eval solves.
+        """That number, of the last stage of --depth, or --eval_n_layer; None where --eval solves.
 
         Raises:
             ValueError: --depth says nothing.
         """
-        return (applications(self.depth) or self.eval_n_layer) if self.evaluates_shallow else None
+        return (last_applications(self.depth) or self.eval_n_layer) if self.evaluates_shallow else None
 
 
 class DepthAsBuilt:

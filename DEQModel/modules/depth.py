@@ -71,6 +71,10 @@ class DepthSchedule:
         if any(after <= before for before, after in pairwise(firsts)):
             raise ValueError(f"`stages` begin at the steps {', '.join(map(str, firsts))}: pass them in rising order")
 
+    def changes_at(self, step: int) -> bool:
+        """Whether another depth than before this step begins with it."""
+        return step in [first for first, _ in self.stages[1:]]
+
     def at(self, step: int) -> Depth:
         """The depth in this step."""
         begun = bisect_right(self.stages, step, key=lambda stage: stage[0])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from config.stages import stages_of
 from data.corpus import DATASETS
 from data.measure import BITS_PER_CHARACTER, PERPLEXITY, Measure
 from data.vocabulary import Unit
@@ -128,8 +129,8 @@ class History:
 
     @property
     def equilibrium_from(self) -> int | None:
-        """The step at which the run went over from its shallow stage to the equilibrium, where it did."""
-        change = self._count("pretrain_steps")
+        """The step at which the run went over from its shallow stages to the equilibrium, where it did."""
+        change = max(self._count("pretrain_steps"), _first_solve(self.settings.get("depth")))
         return change if self.start < change < self.train_loss.steps[-1] else None
 
     @property
@@ -190,6 +191,14 @@ class History:
         for name in names:
             found = found.get(name) if isinstance(found, Mapping) else None
         return found if isinstance(found, int | float) else None
+
+
+def _first_solve(depth: object) -> int:
+    """The first step of an equilibrium that comes after shallow stages of --depth; 0 where there are none."""
+    try:
+        return next((first for first, n in stages_of(str(depth)) if n is None), 0)
+    except ValueError:  # older runs have no such setting
+        return 0
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

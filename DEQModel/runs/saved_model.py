@@ -9,7 +9,7 @@ from typing import Any
 from config.file import settings_of_file, typed_settings
 from config.run_settings import IN_ITS_FOLDER
 from config.settings import Settings
-from config.solve_settings import EQUILIBRIUM
+from config.stages import EQUILIBRIUM
 from data.vocabulary import Vocab
 from runs.experiment import RESULTS_FILE, SETTINGS_FILE, WEIGHTS_FILE
 from system.errors import UserError

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.stages import EQUILIBRIUM
 from synthetic.scoring import Trial
 from synthetic.settings import RecordSettings, Settings
 from synthetic.training import Point, TrainingFigures
@@ -103,4 +104,4 @@ def name_of(settings: Settings) -> str:
 def model_in_words(settings: Mapping[str, Any]) -> str:
     """The model, and how often its cell is applied where that is a number."""
     depth = settings["depth"]
-    return settings["model"] + (f" x{depth}" if depth.isdigit() else "")
+    return settings["model"] + (f" x{depth}" if depth != EQUILIBRIUM else "")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from config.solve_settings import EQUILIBRIUM, GradientSettings, SolveSettings
+from config.solve_settings import GradientSettings, SolveSettings
+from config.stages import EQUILIBRIUM, solves_at_all
 from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
@@ -19,7 +20,7 @@ from system.flag import Need, flag
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
-SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and s.depth == EQUILIBRIUM)
+SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and solves_at_all(s.depth))
 STAGES = Need("--curriculum", lambda s: s.curriculum != "")
 MUON = Need("--optim Muon", lambda s: s.optim == "Muon")
 ADAM = Need("--optim Adam", lambda s: s.optim == "Adam")

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from config.stages import last_applications
 from synthetic.copy_memory import guessing
 from synthetic.published import PUBLISHED
 from synthetic.record import Record, model_in_words
@@ -55,7 +56,7 @@ def _task_of(run: Record) -> tuple[str, int, int]:
 def main_test(run: Record) -> Trial:
     """The test at the training length and threshold, or the nearest to it that there is."""
     settings = run.settings
-    usual_threshold = int(settings["depth"]) if settings["depth"].isdigit() else settings["f_thres"]
+    usual_threshold = last_applications(settings["depth"]) or settings["f_thres"]
     return min(
         [test for test in run.tests if test.p == settings["p"]],
         key=lambda test: (abs(test.length - settings["seq_len"]), abs((test.threshold or 0) - usual_threshold)),

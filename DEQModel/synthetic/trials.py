@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from config.depth import equilibrium
-from config.solve_settings import applications
+from config.stages import last_applications
 from models.protocol import LanguageModel
 from modules.depth import Applications, AsBuilt, Depth
 from synthetic.examples import examples_to_test
@@ -59,7 +59,7 @@ def depths(settings: Settings) -> list[tuple[int | None, Depth]]:
     """Threshold and depth of each test; an explicit model has one, and no threshold."""
     if settings.model not in DEQ_MODELS:
         return [(None, AsBuilt())]
-    n_applications = applications(settings.depth)
+    n_applications = last_applications(settings.depth)
     if n_applications is not None:
         return [(n, Applications(n)) for n in settings.test_thresholds or (n_applications,)]
     settings = replace(settings, solver=settings.test_solver or settings.solver)

@@ -48,11 +48,18 @@ class Progress:
 
 @dataclass
 class ShallowStage:
-    """What the shallow stage came to, once it has ended; part of a run's state."""
+    """What the shallow stage, or the last of several, came to, once it has ended; part of a run's state."""
 
     ENTRIES: ClassVar = ("after_shallow",)
 
     report: EvaluationReport | None = None
+
+    def end(self, report: EvaluationReport, *, several: bool) -> str:
+        """Take in the validation at the end of a stage, one of two or of several; the stage in words."""
+        if report.shallow is None:
+            return "equilibrium stage"
+        self.report = report
+        return "shallow stage" + (f" of depth {report.shallow}" if several else "")
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -217,11 +217,11 @@ class Trainer:
 
     def _validation_is_due(self) -> bool:
         step = self.progress.step
-        return step == self.settings.max_step or self._shallow_stage_ends() or step % self.settings.eval_interval == 0
+        return step == self.settings.max_step or self._stage_ends() or step % self.settings.eval_interval == 0
 
-    def _shallow_stage_ends(self) -> bool:
+    def _stage_ends(self) -> bool:
         step = self.progress.step
-        return step == self.settings.pretrain_steps and step > self.settings.start_train_steps
+        return self.depth.changes_at(step) and step > self.settings.start_train_steps
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
@@ -269,9 +269,9 @@ class Trainer:
         self.narration.validation(report, self.best.report, probe)
         if self.average.consider(report.loss):
             self.narration.say("the weights are averaged from here on (--asgd)")
-        if self._shallow_stage_ends():
-            self.shallow_stage.report = report
-            self.narration.say(f"end of shallow stage: {report.measure.name} {report.shown}")
+        if self._stage_ends():
+            ended = self.shallow_stage.end(report, several=len(self.depth.stages) > 2)
+            self.narration.say(f"end of {ended}: {report.measure.name} {report.shown}")
             self.rate.begin_stage()
             self.average.begin_stage()
         self.progress.validation_pending = False
