@@ -1,4 +1,4 @@
-"""Averaged SGD: when it begins, what is averaged, who sees the mean, and what becomes of it when a run goes on."""
+"""Means of the weights: when they begin, what is averaged, who sees them, and what becomes of them on resuming."""
 
 import math
 import re
@@ -179,3 +179,51 @@ def test_a_run_that_goes_back_after_it_has_diverged_averages_from_there(place, t
     assert rest.status == 0, rest.err
     assert int(content(rest.folder)["average"]["weights"]["n_averaged"]) == 3
     assert all(value.isfinite().all() for value in rest.weights.values())
+
+
+# The exponential mean
+
+
+def exponential(iterates: Iterates, decay: float, steps: range) -> dict:
+    """The mean by its recursion, in float64."""
+    mean, n = {name: value.double() for name, value in iterates[steps[0]].items()}, 1
+    for step in steps[1:]:
+        d = min(decay, (1 + n) / (10 + n))
+        mean, n = {name: d * mean[name] + (1 - d) * iterates[step][name].double() for name in mean}, n + 1
+    return {name: value.float() for name, value in mean.items()}
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.999])
+def test_the_exponential_mean_is_that_of_all_iterates_and_is_what_is_kept(decay, place, tmp_path):
+    losses = (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    outcome, iterates = trained(place, tmp_path, f"--no-asgd --nonmono 5 --ema {decay}", losses)
+    assert outcome.status == 0, outcome.err
+    assert_close(outcome.weights, exponential(iterates, decay, range(1, 7)))
+    assert_close(content(outcome.folder)["model"], iterates[6])
+    _, plain = trained(place, tmp_path, "--no-asgd --nonmono 5 --name plain")
+    assert all(torch.equal(iterates[6][name], plain[6][name]) for name in plain[6]), "training itself is the same"
+
+
+def test_the_exponential_mean_begins_anew_with_the_equilibrium(place, tmp_path):
+    losses = (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    outcome, iterates = trained(place, tmp_path, "--no-asgd --nonmono 5 --ema 0.9 --pretrain_steps 3", losses)
+    assert_close(outcome.weights, exponential(iterates, 0.9, range(4, 7)))
+
+
+def test_a_run_with_an_exponential_mean_goes_on_to_the_same_bits(place, tmp_path):
+    more = "--no-asgd --nonmono 5 --ema 0.9"
+    whole, _ = trained(place, tmp_path, f"{more} --name whole", (6.0, 5.0, 4.0, 3.0, 2.0, 1.0))
+    with signal_in_update(3):
+        part, _ = trained(place, tmp_path, f"{more} --name part", (6.0, 5.0, 4.0))
+    with validating(4.0, 3.0, 2.0, 1.0):
+        resumed = restart(part.folder)
+    assert resumed.status == 0, resumed.err
+    assert resumed.same_weights(whole)
+    assert_close(content(resumed.folder)["average"]["weights"], content(whole.folder)["average"]["weights"])
+
+
+def test_two_means_at_once_are_refused(place):
+    words = f"--data {place}/corpus --dataset text --work_dir {place}/R- {MODEL} {LENGTHS} {RUN} --ema 0.9"
+    outcome = call(words)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert "--ema 0.9 has no effect without --no-asgd" in outcome.err

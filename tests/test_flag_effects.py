@@ -197,6 +197,9 @@ EFFECTS = {
         lambda a, b: ["step 2 the weights" in run.log for run in (a, b)] == [True, False],
         f"{WORSE} --asgd --nonmono 0",
     ),
+    "ema": Effect(
+        "--ema 0.9", lambda a, b: validations(a) != validations(b) and not a.same_weights(b), "--eval-interval 2"
+    ),
     "alpha": Effect(
         "--alpha 2", lambda a, b: "activations" in b.log and "activations" not in a.log and learned_otherwise(a, b)
     ),

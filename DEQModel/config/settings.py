@@ -107,6 +107,14 @@ class OptimisationSettings:
         listed=False,
         needs=(Need("--asgd", lambda s: s.asgd),),
     )
+    ema: float = flag(
+        0.0,
+        "decay of an exponential mean of the weights, such as 0.999, which is validated and kept; 0 means none",
+        least=0,
+        below=1,
+        listed=False,
+        needs=(Need("--no-asgd", lambda s: not s.asgd),),
+    )
     alpha: float = flag(
         0.0,
         "weight of the mean square of the states after the output dropout (AR)",

@@ -1,12 +1,13 @@
-"""Averaged SGD: once validations stop improving, the mean of the weights from there on is validated and kept."""
+"""Means of the weights, which are validated and kept in the place of those that are trained."""
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import get_swa_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from config.settings import Settings
 from models.protocol import LanguageModel
@@ -16,25 +17,25 @@ PREFIX = "module."  # of the mean's names in a checkpoint
 
 
 class WeightAverage:
-    """The mean of a model's weights over the updates since its trigger; training goes on with the others.
+    """The mean of a model's weights over a stage's updates; training goes on with the others. Part of a run's state.
 
-    Part of a run's state.
+        --asgd    of all weights w_1 … w_n since its trigger, when validations have stopped improving
+        --ema d   m <- d_n m + (1 - d_n) w_n, d_n = min(d, (1 + n) / (10 + n)), so that a young mean forgets its start
 
     Args:
         settings: of the run, which ask for it or not.
         model: that is trained.
 
-    Source: Merity, Keskar and Socher, arXiv 1708.02182, algorithm 1.
+    Source: --asgd, Merity, Keskar and Socher, arXiv 1708.02182, algorithm 1.
     """
 
     ENTRIES = ("average",)
 
     def __init__(self, settings: Settings, model: LanguageModel):
-        self.is_asked_for, self.trained = settings.asgd, model
+        self.has_trigger, self.decay, self.trained = settings.asgd, settings.ema, model
         self.patience = Patience(settings.nonmono)
         self.averaged: LanguageModel | None = None
         self.n_averaged = 0
-        self.take_in = get_swa_multi_avg_fn()
 
     @property
     def model(self) -> LanguageModel:
@@ -43,23 +44,34 @@ class WeightAverage:
 
     def consider(self, loss: float) -> bool:
         """Take in a validation's loss (nats per token); whether averaging begins with the weights of now."""
-        if not self.is_asked_for or self.averaged is not None:
+        if not self.has_trigger or self.averaged is not None:
             return False
         begins = self.patience.ends_with(loss) and math.isfinite(loss)
         self.patience = self.patience.after(loss)
         if begins:
-            self.averaged, self.n_averaged = copy.deepcopy(self.trained), 1
+            self._begin()
         return begins
 
     def add(self) -> None:
         """Take in the weights that an update has led to."""
         if self.averaged is not None:
             mean, new = ([p.detach() for p in model.parameters()] for model in (self.averaged, self.trained))
-            self.take_in(mean, new, self.n_averaged)  # a number of Python: the host need not wait for a device
+            # the count is a number of Python: the host need not wait for a device
+            self._take_in()(mean, new, self.n_averaged)
             self.n_averaged += 1
+        elif self.decay:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.averaged, self.n_averaged = copy.deepcopy(self.trained), 1
+
+    def _take_in(self) -> Callable[[list[Tensor], list[Tensor], int], None]:
+        if self.decay:
+            return get_ema_multi_avg_fn(min(self.decay, (1 + self.n_averaged) / (10 + self.n_averaged)))
+        return get_swa_multi_avg_fn()
 
     def begin_stage(self) -> None:
-        """Wait for the trigger anew: the shallow stage's weights and losses say nothing about the equilibrium's."""
+        """Begin anew: the shallow stage's weights and losses say nothing about the equilibrium's."""
         self.averaged, self.patience = None, Patience(self.patience.n)
 
     def put_into_trained(self) -> None:
@@ -77,7 +89,7 @@ class WeightAverage:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; where averages are no longer asked for, with the weights that were trained."""
-        if not self.is_asked_for or "average" not in state:  # not in older programs'
+        if not (self.has_trigger or self.decay) or "average" not in state:  # not in older programs'
             return
         self.patience = Patience(self.patience.n, tuple(state["average"]["losses"]))
         if state["average"]["weights"] is not None:
