@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.cost import ModelCost, Segment
 from modules.depth import Depth
 from modules.report import SolveInfo
 
@@ -268,6 +269,7 @@ class ModelSpec:
         build: a model from that.
         initialise: draws its parameters, as the settings say.
         weights: reads files of its weights.
+        cost: of a configuration and a segment; None where there are no formulas.
     """
 
     name: str
@@ -277,3 +279,4 @@ class ModelSpec:
     build: Callable[[Any], LanguageModel]
     initialise: Callable[[LanguageModel, Any], None]
     weights: WeightsAdapter
+    cost: Callable[[Any, Segment], ModelCost] | None = None
