@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modules.cost import Work
@@ -41,11 +41,6 @@ class Machine:
         computing = max(work.flops / self.flops, work.streamed / self.bandwidth) + work.moved / self.bandwidth
         starting = work.calls * self.call
         return computing + starting if self.waits else max(computing, starting)
-
-
-def total_seconds(machine: Machine, works: Iterable[Work]) -> float:
-    """Of works one after the other."""
-    return sum(machine.seconds(work) for work in works)
 
 
 GIGA = 1e9

@@ -31,8 +31,18 @@ class Part:
         return self.times * self.each
 
 
-def training_parts(model: ModelCost, depth: DepthCost, update: Work, n_chunks: int = 1) -> list[Part]:
-    """Of an update, which computes its batch in chunks of the model's segment, one after the other."""
+def training_parts(
+    model: ModelCost, depth: DepthCost, update: Work, *, n_chunks: int = 1, jacobian_samples: float = 0
+) -> list[Part]:
+    """Of an update.
+
+    Args:
+        model: its parts, on a chunk of the batch.
+        depth: how often a chunk applies f.
+        update: the optimizer's work.
+        n_chunks: how many, one after the other.
+        jacobian_samples: of the Jacobian's penalty; on average, where not every update has it.
+    """
     f, b_evaluations = model.f, depth.b_solve.evaluations
     applied = depth.with_graph + depth.recomputed
     parts = [
@@ -48,6 +58,8 @@ def training_parts(model: ModelCost, depth: DepthCost, update: Work, n_chunks: i
         Part("gradient through f, not to z", depth.from_constant, f.to_context),
         Part("softmax", 1, model.head.forward + model.head.backward),
     ]
+    if jacobian_samples:
+        parts.append(Part("Jacobian penalty", 1, depth.penalty(f, jacobian_samples)))
     parts = [Part(part.name, n_chunks * part.times, part.each) for part in parts]
     return _with_work([*parts, Part("clipping, optimizer", 1, update)])
 
@@ -92,7 +104,7 @@ class StepMemory:
 
     @classmethod
     def of(
-        cls, model: ModelCost, depth: DepthCost, n_parameters: int, optimizer: str, n_chunks: int = 1
+        cls, model: ModelCost, depth: DepthCost, n_parameters: int, optimizer: str, n_chunks: int
     ) -> StepMemory:
         """Of an update that computes its batch in chunks, one after the other."""
         weights = NUMBER * n_parameters

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .anderson import Anderson
 from .broyden import Broyden
-from .cost import NUMBER, Work, passes, product
+from .cost import NUMBER, Application, Work, passes, product
 from .deq import DEQModule
 from .depth import Applications, Depth
 from .fixed_point import FixedPoint
@@ -48,6 +48,7 @@ class DepthCost:
         with_graph: applications whose tensors autograd keeps until the backward pass.
         recomputed: applications that are computed a second time on backward, one after the other.
         from_constant: of those two kinds, how many have a constant for z, to which no gradient goes.
+        penalty_apart: whether the Jacobian's penalty applies f once more.
     """
 
     solve: SolveCost = SolveCost()
@@ -55,11 +56,19 @@ class DepthCost:
     with_graph: int = 0
     recomputed: int = 0
     from_constant: int = 0
+    penalty_apart: bool = False
 
     @property
     def graphs(self) -> int:
         """Applications whose tensors are there at once."""
         return self.with_graph + min(self.recomputed, 1)
+
+    def penalty(self, f: Application, samples: float) -> Work:
+        """The Jacobian's penalty: each sample is a product vᵀ ∂f/∂z with a graph, whose gradient has two for each of
+        its own products. The penalised f is that of the one-step or implicit gradient, which then leads to z, or another.
+        """
+        once_more = f.forward + f.backward if self.penalty_apart else self.from_constant * (f.backward - f.to_context)
+        return once_more + samples * 3 * f.vjp
 
 
 def _broyden(solver: Broyden, threshold: int, n_batch: int, n_state: int) -> SolveCost:
@@ -144,7 +153,7 @@ def _phantom(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
     damped = 0 if settings.phantom_damping == 1 else settings.phantom_steps
     lerp = damped * passes(n_batch * n_state, 3 + 4, 3)  # and its gradient
     solve = SolveCost(solve.evaluations, solve.own + lerp, solve.history)
-    return DepthCost(solve, with_graph=settings.phantom_steps, from_constant=1)
+    return DepthCost(solve, with_graph=settings.phantom_steps, from_constant=1, penalty_apart=True)
 
 
 def _unroll(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
@@ -152,7 +161,7 @@ def _unroll(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
     steps = settings.f_thres
     own = steps * passes(n_batch * n_state, LOOP_PASSES, LOOP_CALLS)
     solve = SolveCost(0, own, NUMBER * steps * n_batch * n_state)
-    return DepthCost(solve, recomputed=steps, from_constant=min(steps, 1))
+    return DepthCost(solve, recomputed=steps, from_constant=min(steps, 1), penalty_apart=True)
 
 
 def _reversible(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
@@ -165,7 +174,7 @@ def _reversible(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
     own = half_steps * passes(DOUBLE * entries, 5 + 8 + 10 + 10, 60)
     own += settings.f_thres * passes(entries, LOOP_PASSES, LOOP_CALLS)
     solve = SolveCost(0, own, 4 * DOUBLE * NUMBER * entries + half_steps * entries)
-    return DepthCost(solve, recomputed=half_steps, from_constant=min(half_steps, 1))
+    return DepthCost(solve, recomputed=half_steps, from_constant=min(half_steps, 1), penalty_apart=True)
 
 
 GRADIENT_COSTS: Mapping[str, Callable[[Settings, int, int], DepthCost]] = {
