@@ -17,7 +17,7 @@ from models.transformers.config import DEQTransformerConfig
 from models.transformers.spec import SPEC as TRANSFORMER
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.spec import SPEC as TRELLISNET
-from modules.cost import Work
+from modules.cost import NUMBER, Work
 from modules.depth import Applications, Depth
 from modules.deq import DEQModule
 from modules.solve_cost import DepthCost, depth_cost
@@ -80,21 +80,31 @@ class Costed:
         times = depth_cost(depth, B, int(cost.f.state) // B, training=training)
         return cls(model, tokens, targets, memory, depth, cost, times)
 
-    def step(self) -> None:
-        """Forward, and backward where the model is in training."""
-        with torch.set_grad_enabled(self.model.training):
-            loss = self.model(self.tokens, self.targets, self.memory, self.depth).nll.mean()
-        if self.model.training:
-            self.model.zero_grad(set_to_none=True)
-            loss.backward()
-
-    def counted(self) -> int:
-        """Operations of the matrix products that PyTorch counts in a step."""
+    def counted(self, *, charged: bool = False) -> int:
+        """Operations of the matrix products that PyTorch counts in a step, with the Jacobian's penalty or without."""
         counter = FlopCounterMode(display=False)
         counter.mod_tracker = NoModules()
-        with counter:
-            self.step()
+        with counter, torch.set_grad_enabled(self.model.training):
+            output = self.model(self.tokens, self.targets, self.memory, self.depth)
+            loss = output.nll.mean() + (output.solve.jacobian_loss if charged else 0)
+            if self.model.training:
+                loss.backward()
         return counter.get_total_flops()
+
+    def kept(self) -> float:
+        """Floating-point entries that autograd keeps of a forward pass, beside parameters."""
+        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        kept: dict[int, Any] = {}  # the storages themselves, so that no address is used twice
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if tensor.is_floating_point() and storage.data_ptr() not in parameters:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            self.model(self.tokens, self.targets, self.memory, self.depth)
+        return sum(storage.nbytes() for storage in kept.values()) / NUMBER
 
     def parts(self) -> list[Part]:
         if self.model.training:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .anderson import Anderson
-from .broyden import Broyden
+from .broyden import FIRST_BLOCK, Broyden
 from .cost import NUMBER, Application, Work, passes, product
 from .deq import DEQModule
 from .depth import Applications, Depth
@@ -77,16 +77,27 @@ def _broyden(solver: Broyden, threshold: int, n_batch: int, n_state: int) -> Sol
     ⟨column, (g, newest)⟩   (2, N) × (N, m) a sequence
     Σ weight · column       (1, m) × (m, N)
 
+    The history grows to twice its room whenever that is full, up to limit + 1 columns.
+
     Beside these: the column is appended (2 passes), (g, newest) stacked (4), g added (3), d scaled (2), z moved (3).
     """
     entries = n_batch * n_state
-    limit = max(1, min(threshold, solver.history or threshold))
     own = Work()
     for k in range(1, threshold):
-        m = min(k, limit + 1)
+        m = _columns(solver, threshold, k)
         own += product(2, n_state, m, count=n_batch) + product(1, m, n_state, count=n_batch)
         own += passes(entries, 2 + 4 + 3 + 2 + 3, 25)
-    return SolveCost(threshold + 1, own, NUMBER * entries * min(threshold, limit + 1))
+    room = FIRST_BLOCK
+    while room < _columns(solver, threshold, threshold):
+        room *= 2
+    room = min(room, _columns(solver, threshold, threshold + 1))
+    return SolveCost(threshold + 1, own, NUMBER * entries * room)
+
+
+def _columns(solver: Broyden, threshold: int, steps: int) -> int:
+    """m after so many steps: a pair of successive steps more than the limit has one column more."""
+    limit = max(1, min(threshold, solver.history or threshold))
+    return min(steps, limit + 1)
 
 
 def _anderson(solver: Anderson, threshold: int, n_batch: int, n_state: int) -> SolveCost:
@@ -140,7 +151,7 @@ def _one_step(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
         add = b_solve.evaluations * passes(n_batch * n_state, 3, 1)  # yᵀ ∂f/∂z + ȳ
         b_solve = SolveCost(b_solve.evaluations, b_solve.own + add, b_solve.history)
     if shine:  # x + Σ c s, c of ⟨s, x⟩: the forward history twice more, which is kept until then
-        m = round(solve.history / (NUMBER * n_batch * n_state))
+        m = _columns(settings.solver, settings.f_thres, settings.f_thres)
         guess = product(1, n_state, m, count=n_batch) + product(1, m, n_state, count=n_batch)
         history = b_solve.history + solve.history
         b_solve = SolveCost(b_solve.evaluations, b_solve.own + guess, history)

@@ -61,6 +61,8 @@ def _context(config: DEQTransformerConfig, segment: Segment) -> Piece:
         forward += passes(weights, 3, 5)
         backward += passes(weights, 5, 5)
         kept += weights
+    if segment.training and config.dropatt > 0:
+        kept += n_batch * config.n_head * segment.n_position * n_key  # the mask
     return Piece(forward, backward, kept)
 
 
@@ -108,8 +110,9 @@ def _cell(config: DEQTransformerConfig, segment: Segment) -> Application:
         + passes(inner, 3 + 2 * drops, 1 + drops)
     )
     to_weights = passes(states, 3 + 5, 10)  # biases are sums; the injection's third of each gradient
-    # z, q twice, the heads, what goes into each norm and out of the inner ones, and with dropout both sublayers
-    kept = states * (7 + config.outer_norm + 2 * drops) + 2 * keys + scores * (1 + 2 * drops_weights) + inner
+    # z, q twice, the heads, what goes into each norm and out of the inner ones; k and v; attention's weights, and what
+    # dropout leaves of them
+    kept = states * (7 + config.outer_norm) + 2 * keys + scores * (1 + drops_weights) + inner
     return Application(
         forward=products + elementwise,
         vjp=products + by_content + values + back,

@@ -68,7 +68,10 @@ def _context(config: DEQTrellisNetConfig, segment: Segment) -> Piece:
     forward += passes(weights, 2 + 3 * normalised, 2 + normalised)
     backward = 2 * injection + passes(n_tokens * window, 3, 3) + passes(n_tokens * 4 * width, 2, 2)
     backward += passes(weights, 2 + 5 * normalised, 2 + normalised)
-    return Piece(forward, backward, n_tokens * window + weights)
+    kept = n_tokens * window + weights
+    if segment.training and config.wdrop > 0:  # the mask of all taps but the last; what it leaves, to be normalised
+        kept += 4 * width**2 * (config.ksize - 1 + config.ksize * normalised)
+    return Piece(forward, backward, kept)
 
 
 def _cell(config: DEQTrellisNetConfig, segment: Segment) -> Application:
