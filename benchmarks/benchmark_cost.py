@@ -26,7 +26,6 @@ from models.transformers.model import DEQTransformerLM
 from modules.cost import Work
 from modules.deq import DEQModule
 from modules.solve_cost import depth_cost
-from system.lines import under_each_other
 from utils.cost import zipf_shares
 
 Clock = Callable[[], float]  # in seconds
@@ -45,6 +44,8 @@ TINY = Size(
     ),
     batch_size=8,
 )
+MODES = ("training", "evaluation")
+LINE = "{:10}{:12}{:>8}{:>8}{:>9}{:>7}{:>13}{:>12}{:>7}"
 ALL = {"tiny": TINY, **SIZES}
 
 
@@ -82,35 +83,25 @@ def measured_seconds(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=ALL, default=tuple(ALL))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--steps", type=int, default=5, help="steps to take the median of (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     args = parser.parse_args()
     device = torch.device(args.device)
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     deq = DEQModule(solver="broyden", f_thres=25, b_thres=35, f_eps=0.0, b_eps=0.0, prepare="eager")
-    rows = [("size", "step", "GFLOP", "GB", "GFLOP/s", "GB/s", "predicted s", "measured s", "ratio")]
+    print(LINE.format("", "", "GFLOP", "GB", "GFLOP/s", "GB/s", "predicted s", "measured s", "ratio"))
     for name in args.sizes:
-        for training in (True, False):
+        for mode in args.modes:
+            training = mode == "training"
             machine = measured_machine(device, clock)
-            measured = measured_seconds(
-                ALL[name], deq, training=training, steps=args.steps, device=device, clock=clock
-            )
+            measured = measured_seconds(ALL[name], deq, training=training, steps=args.steps, device=device, clock=clock)
             parts = predicted_parts(ALL[name], deq, training=training)
             predicted = sum(machine.seconds(part.work) for part in parts)
-            rows.append(
-                (
-                    name,
-                    "training" if training else "evaluation",
-                    f"{sum(part.work.flops for part in parts) / 1e9:.1f}",
-                    f"{sum(part.work.bytes for part in parts) / 1e9:.1f}",
-                    f"{machine.flops / 1e9:.0f}",
-                    f"{machine.bandwidth / 1e9:.1f}",
-                    f"{predicted:.3f}",
-                    f"{measured:.3f}",
-                    f"{predicted / measured:.2f}",
-                )
-            )
-    print(under_each_other(list(zip(*rows, strict=True))))
+            gflop, gb = (sum(getattr(part.work, what) for part in parts) / 1e9 for what in ("flops", "bytes"))
+            figures = (f"{gflop:.1f}", f"{gb:.1f}", f"{machine.flops / 1e9:.0f}", f"{machine.bandwidth / 1e9:.1f}")
+            seconds = (f"{predicted:.3f}", f"{measured:.3f}", f"{predicted / measured:.2f}")
+            print(LINE.format(name, mode, *figures, *seconds), flush=True)
 
 
 if __name__ == "__main__":

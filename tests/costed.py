@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Costed:
             memory = model.hidden(before, None, Applications(1)).memory
         edges = bin_edges(config.n_token, config.cutoffs)
         counts = torch.histc(targets.float(), bins=config.n_token, min=0, max=config.n_token)
-        shares = [float(counts[low:high].sum()) / (B * L) for low, high in zip(edges, edges[1:], strict=False)]
+        shares = [float(counts[low:high].sum()) / (B * L) for low, high in pairwise(edges)]
         cost = spec.cost(config, Segment(B, L, training, shares))
         times = depth_cost(depth, B, int(cost.f.state) // B, training=training)
         return cls(model, tokens, targets, memory, depth, cost, times)

@@ -1,6 +1,7 @@
 """The formulas of --cost beside what PyTorch does: operations that its counter counts, tensors that are really kept."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -160,7 +161,7 @@ def test_zipf_shares_are_those_of_words_drawn_so():
     cutoffs, n_token = (20, 200), 2000
     weights = [1 / (word + 1) for word in range(n_token)]
     edges = bin_edges(n_token, cutoffs)
-    exact = [sum(weights[low:high]) / sum(weights) for low, high in zip(edges, edges[1:], strict=False)]
+    exact = [sum(weights[low:high]) / sum(weights) for low, high in pairwise(edges)]
     shares = zipf_shares(n_token, cutoffs)
     assert sum(shares) == pytest.approx(1)
     assert shares == pytest.approx(exact, rel=0.1)

@@ -33,7 +33,7 @@ def cost_report(command: CommandLine, settings: Settings) -> str:
     head = [
         f"{command.spec.name}, {run.words.n_token:,} words ({run.words.source}; how often which: {bins}), "
         f"{run.n_parameters / 1e6:.1f} M parameters",
-        "matrix products in GFLOP (a multiply-add is 2), GB read and written; solves take all steps of their thresholds",
+        "matrix products in GFLOP (a multiply-add is 2); GB read and written; solves take all steps",
     ]
     machine = _machine(settings)
     head.append(_in_words(machine))
@@ -42,7 +42,8 @@ def cost_report(command: CommandLine, settings: Settings) -> str:
         title = f"an update from step {first} on, {_depth_in_words(depth)}: {n_rows} x {settings.tgt_len} tokens"
         tables.append(f"{title}\n{_parts_table(run.training(depth, n_rows), machine)}")
         tables.append(_memory_table(run, depth, n_rows))
-    title = f"a segment of an evaluation, {_depth_in_words(run.last_depth)}: {EVAL_ROWS} x {settings.eval_tgt_len} tokens"
+    size = f"{EVAL_ROWS} x {settings.eval_tgt_len} tokens"
+    title = f"a segment of an evaluation, {_depth_in_words(run.last_depth)}: {size}"
     tables.append(f"{title}\n{_parts_table(run.evaluation(), machine)}")
     if machine.link:
         *_, (_, depth) = run.stages()

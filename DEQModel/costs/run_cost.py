@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import torch
+from torch.overrides import TorchFunctionMode
 
 from config.depth import evaluation_depth, training_depth, validation_depth
 from config.flags import CommandLine
@@ -21,7 +22,20 @@ from modules.cost import Work
 from modules.depth import Depth
 from modules.solve_cost import DepthCost, depth_cost
 from system.errors import UserError
+from system.out_of_memory import enough_memory
 from utils.cost import update
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves parameters as they are where they would be drawn, so that their memory is asked for and not touched.
+
+    On the device "meta" they would need none, but what little is computed there loads PyTorch's compiler.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.__name__.endswith(("normal_", "uniform_")):  # of tensors, and of nn.init
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class RunCost:
     words: Words
 
     @cached_property
-    def config(self) -> object:
+    def config(self) -> Any:
         """The model's configuration.
 
         Raises:
@@ -52,8 +66,12 @@ class RunCost:
 
     @cached_property
     def parameter_sizes(self) -> list[int]:
-        """Entries of the model's parameters."""
-        with torch.device("meta"):  # shapes alone
+        """Entries of the model's parameters.
+
+        Raises:
+            UserError: not even their room is there.
+        """
+        with enough_memory("--cost: a model of this size", "lower its widths"), Undrawn():
             model = self.command.spec.build(self.config)
         return [parameter.numel() for parameter in model.parameters()]
 

@@ -103,9 +103,7 @@ class StepMemory:
     memory: float
 
     @classmethod
-    def of(
-        cls, model: ModelCost, depth: DepthCost, n_parameters: int, optimizer: str, n_chunks: int
-    ) -> StepMemory:
+    def of(cls, model: ModelCost, depth: DepthCost, n_parameters: int, optimizer: str, n_chunks: int) -> StepMemory:
         """Of an update that computes its batch in chunks, one after the other."""
         weights = NUMBER * n_parameters
         return cls(

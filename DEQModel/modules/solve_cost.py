@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from .anderson import Anderson
 from .broyden import FIRST_BLOCK, Broyden
 from .cost import NUMBER, Application, Work, passes, product
-from .deq import DEQModule
 from .depth import Applications, Depth
+from .deq import DEQModule
 from .fixed_point import FixedPoint
 from .settings import Settings
 from .solver import Solver
@@ -21,6 +21,9 @@ from .solver import Solver
 # Of each evaluation in the solvers' loop: g = f(z) - z is 3 passes, ‖g‖ and ‖f(z)‖ are one each.
 LOOP_PASSES, LOOP_CALLS = 5, 4
 DOUBLE = 2  # numbers in one of double precision
+
+
+NOTHING = Work()
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,11 @@ class SolveCost:
     """
 
     evaluations: int = 0
-    own: Work = Work()
+    own: Work = NOTHING
     history: float = 0
+
+
+NO_SOLVE = SolveCost()
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class DepthCost:
         penalty_apart: whether the Jacobian's penalty applies f once more.
     """
 
-    solve: SolveCost = SolveCost()
-    b_solve: SolveCost = SolveCost()
+    solve: SolveCost = NO_SOLVE
+    b_solve: SolveCost = NO_SOLVE
     with_graph: int = 0
     recomputed: int = 0
     from_constant: int = 0
@@ -65,7 +71,8 @@ class DepthCost:
 
     def penalty(self, f: Application, samples: float) -> Work:
         """The Jacobian's penalty: each sample is a product vᵀ ∂f/∂z with a graph, whose gradient has two for each of
-        its own products. The penalised f is that of the one-step or implicit gradient, which then leads to z, or another.
+        its own products. The penalised f is that of the one-step or implicit gradient, which then leads to z, or one
+        that is applied for the penalty alone.
         """
         once_more = f.forward + f.backward if self.penalty_apart else self.from_constant * (f.backward - f.to_context)
         return once_more + samples * 3 * f.vjp
@@ -82,7 +89,7 @@ def _broyden(solver: Broyden, threshold: int, n_batch: int, n_state: int) -> Sol
     Beside these: the column is appended (2 passes), (g, newest) stacked (4), g added (3), d scaled (2), z moved (3).
     """
     entries = n_batch * n_state
-    own = Work()
+    own = NOTHING
     for k in range(1, threshold):
         m = _columns(solver, threshold, k)
         own += product(2, n_state, m, count=n_batch) + product(1, m, n_state, count=n_batch)
@@ -109,7 +116,7 @@ def _anderson(solver: Anderson, threshold: int, n_batch: int, n_state: int) -> S
     Beside these: F and G are stored (2 passes each); with β < 1 the two are mixed (5).
     """
     entries = n_batch * n_state
-    own = Work()
+    own = NOTHING
     for k in range(1, threshold):
         n = min(k, solver.m)
         own += product(1, n_state, n, count=n_batch) + passes(entries, 4, 20)
@@ -121,7 +128,7 @@ def _anderson(solver: Anderson, threshold: int, n_batch: int, n_state: int) -> S
 
 def _fixed_point(solver: FixedPoint, threshold: int, n_batch: int, n_state: int) -> SolveCost:
     """z + damping · g: 5 passes, none without damping."""
-    step = Work() if solver.damping == 1 else passes(n_batch * n_state, 5, 2)
+    step = NOTHING if solver.damping == 1 else passes(n_batch * n_state, 5, 2)
     return SolveCost(threshold + 1, threshold * step)
 
 
@@ -145,7 +152,7 @@ def _one_step(settings: Settings, n_batch: int, n_state: int) -> DepthCost:
     shine = settings.b_init == "shine"
     if settings.grad == "one_step" or not (settings.b_thres or shine):
         return DepthCost(solve, with_graph=1, from_constant=1)
-    b_solve = SolveCost()
+    b_solve = NO_SOLVE
     if settings.b_thres:
         b_solve = solve_cost(settings.backward_solver, settings.b_thres, n_batch, n_state)
         add = b_solve.evaluations * passes(n_batch * n_state, 3, 1)  # yᵀ ∂f/∂z + ȳ

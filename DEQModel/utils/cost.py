@@ -47,7 +47,7 @@ def adaptive_embedding(
 
 
 def _cross_entropy(n_tokens: float, classes: float) -> Piece:
-    """Log-softmax (3 passes, one for the largest), of which the result is kept; its gradient (3) and its sparse one (1)."""
+    """Log-softmax (3 passes), whose result is kept; its gradient (3), which begins as zeros but for a word (1)."""
     entries = n_tokens * classes
     return Piece(passes(entries, 3, 2), passes(entries, 4, 2), entries)
 

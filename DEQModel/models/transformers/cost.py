@@ -1,7 +1,7 @@
 """What a DEQ-Transformer costs.
 
-Shape legend: B sequences, L positions, M of the memory, K = M + L keys, D = d_model = H·E channels in H heads, F = d_inner.
-Products are written (rows, inner) × (inner, columns); passes count how often operations read or write a tensor.
+Shape legend: B sequences, L positions, M of the memory, K = M + L keys, D = d_model = H·E channels in H heads,
+F = d_inner. Products are written (rows, inner) × (inner, columns); passes are reads and writes of a tensor.
 """
 
 from __future__ import annotations
