@@ -260,6 +260,12 @@ ELSEWHERE = {
     "config",
     "max_bad_steps",
     "save_interval",
+    "cost",
+    "cost_vocabulary",
+    "cost_machine",
+    "cost_flops",
+    "cost_bandwidth",
+    "cost_link",
 }
 INITIALISATION = {"init", "init_range", "init_std", "emb_init", "emb_init_range", "proj_init_std"}
 

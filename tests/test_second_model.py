@@ -79,3 +79,8 @@ def test_it_is_swept_over_its_own_settings_and_the_solvers(folders):
     assert "--sweep cannot change 'width'" in call(
         f"{base} --pretrain_steps 0 --eval --load x --sweep width=4,8", status=2
     )
+
+
+def test_there_are_no_formulas_of_its_cost(place):
+    said = call(f"--data {place}/corpus {RUN} --cost --cost_machine v100", status=2)
+    assert "--cost: there are no formulas for a" in said

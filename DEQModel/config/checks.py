@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from config.cost_settings import HERE
 from config.parser import check_ranges
 from config.run_settings import NO_NAME
 from config.settings import Settings
@@ -39,7 +40,8 @@ def _check_run(settings: Settings) -> None:
             f"--rand_f_thres_delta {settings.rand_f_thres_delta} is not below --f_thres {settings.f_thres}: a solve "
             "needs at least one step"
         )
-    if settings.cuda and not torch.cuda.is_available():
+    computes = not settings.cost or settings.cost_machine == HERE
+    if settings.cuda and computes and not torch.cuda.is_available():
         raise UserError(
             "--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU, or pass --no-cuda where a run's "
             "settings have it, or install a driver and a CUDA build of PyTorch"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from config.cost_settings import CostSettings
 from config.run_settings import DeviceSettings, RecordSettings, TaskSettings
 from config.solve_settings import DepthAsBuilt, GradientSettings, SolveSettings, StageSettings
 from data.batches import SHORTEST
@@ -171,6 +172,7 @@ SHARED = {  # title -> settings, in the order of their declaration
     "devices": DeviceSettings,
     "what to do": TaskSettings,
     "record": RecordSettings,
+    "what a run will cost": CostSettings,
 }
 SHOWN_FIRST = ("what to do", "data")  # in the help; the model's come next
 OF_EQUILIBRIA = ("depth", "solves", "gradient")

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.cost import ModelCost, Segment
 from modules.depth import Depth
 from modules.report import SolveInfo
 
@@ -282,6 +283,7 @@ class ModelSpec:
         weights: reads files of its weights.
         is_equilibrium: whether it goes as deep as it is asked to, an `EquilibriumModel`; others go as deep as they are
             built, and have no settings of stages, solves and gradients.
+        cost: of a configuration and a segment; None where there are no formulas.
     """
 
     name: str
@@ -292,3 +294,4 @@ class ModelSpec:
     initialise: Callable[[LanguageModel, Any], None]
     weights: WeightsAdapter
     is_equilibrium: bool = True
+    cost: Callable[[Any, Segment], ModelCost] | None = None

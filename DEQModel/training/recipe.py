@@ -17,6 +17,7 @@ from config.flags import CommandLine
 from config.inheritance import without_places
 from config.settings import Settings
 from config.words import mistakes_in_flags
+from costs.report import cost_report
 from data.batches import OrderedBatches
 from data.corpus import Corpus
 from evaluation.evaluation import EVAL_ROWS, evaluate, is_under
@@ -31,6 +32,7 @@ from system.distributed import World
 from system.errors import UserError
 from system.launch import launch
 from system.peak_memory import peak_memory
+from system.progress import say
 from system.script import with_status
 from system.signals import Stopped
 from system.tensor_files import archive_signature
@@ -71,10 +73,13 @@ def main(command: CommandLine, argv: Sequence[str] | None = None, *, others: Seq
 
 
 def run(commands: Sequence[CommandLine], argv: Sequence[str]) -> int:
-    """Settle model and settings; then go to work here, or in a process for each of several GPUs."""
+    """Settle model and settings; then tell what they cost, or go to work here, or in a process for each GPU."""
     command = chosen(commands, argv)
     call = settled(command, argv)
     settings = call.settings
+    if settings.cost:
+        say(cost_report(command, settings))
+        return 0
     n_gpus = torch.cuda.device_count()
     if settings.multi_gpu and settings.cuda and n_gpus > 1 and "WORLD_SIZE" not in os.environ:
         Corpus.load(settings.data, settings.dataset)  # encoded once, and what is wrong with it is said once

@@ -9,6 +9,7 @@ from torch import nn
 from models.bins import resolved_cutoffs
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
+from models.transformers.cost import transformer_cost
 from models.transformers.initialisation import initialise_parameters
 from models.transformers.model import DEQTransformerLM
 from models.transformers.weights import DEQTransformerWeights
@@ -51,4 +52,5 @@ SPEC = ModelSpec(
     build=DEQTransformerLM,
     initialise=initialise,
     weights=DEQTransformerWeights(),
+    cost=transformer_cost,
 )

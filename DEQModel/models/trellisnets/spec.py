@@ -6,6 +6,7 @@ from typing import Any
 from models.bins import resolved_cutoffs
 from models.protocol import ModelSpec
 from models.trellisnets.config import DEQTrellisNetConfig, DEQTrellisNetFlags
+from models.trellisnets.cost import trellisnet_cost
 from models.trellisnets.model import DEQTrellisNetLM, initialise_parameters
 from models.trellisnets.weights import DEQTrellisNetWeights
 
@@ -25,4 +26,5 @@ SPEC = ModelSpec(
     build=DEQTrellisNetLM,
     initialise=lambda model, settings: initialise_parameters(model),
     weights=DEQTrellisNetWeights(),
+    cost=trellisnet_cost,
 )

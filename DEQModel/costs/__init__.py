@@ -1,0 +1,1 @@
+"""What a run will cost: operations, bytes, seconds and memory of a step, from its configuration alone."""

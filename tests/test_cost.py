@@ -1,0 +1,183 @@
+"""The formulas of --cost beside what PyTorch does: operations that its counter counts, tensors that are really kept."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from costed import B, Costed, L, solves, transformer, trellisnet
+
+from costs.machine import GPUS
+from costs.scaling import HOP, agreements, all_reduce, counts
+from costs.step import StepMemory
+from costs.words import Words
+from modules.anderson import Anderson, AndersonIteration
+from modules.broyden import Broyden, BroydenIteration
+from modules.cost import Work, product
+from modules.depth import Applications, DepthSchedule
+from modules.solve_cost import depth_cost, solve_cost
+from utils.adaptive_embedding import bin_edges
+from utils.cost import RULES, zipf_shares
+from utils.optimizers import OPTIMIZERS
+
+BINS = {"cutoffs": (10, 30), "div_val": 2}
+ANDERSON, BROYDEN = solves(solver="anderson"), solves()
+MODELS = {
+    "post": transformer(),
+    "pre": transformer(pre_lnorm=True),
+    "outer norm, all dropouts, weight norm": transformer(
+        pre_lnorm=True, outer_norm=True, dropout=0.1, dropatt=0.1, wnorm=True
+    ),
+    "no memory": transformer(mem_len=0),
+    "bins of one width": transformer(cutoffs=(10, 30)),
+    "bins": transformer(**BINS),
+    "bins, untied": transformer(**BINS, tied=False),
+    "narrow embedding": transformer(d_embed=6),
+    "trellisnet": trellisnet(),
+    "trellisnet, three taps": trellisnet(ksize=3, dilation=2, wnorm=True, dropouth=0.1, wdrop=0.1),
+    "trellisnet, bins": trellisnet(adaptive=True, **BINS),
+    "trellisnet, mixture": trellisnet(n_experts=3, dropoutl=0.1),
+}
+DEPTHS = {  # and how many of its solves are Broyden's
+    "applications": (Applications(3), 0),
+    "fixed point": (solves(solver="fixed_point"), 0),
+    "anderson": (ANDERSON, 0),
+    "anderson, small window": (solves(solver="anderson", f_options={"m": 2, "beta": 0.5}), 0),
+    "broyden": (BROYDEN, 2),
+    "broyden, history": (solves(f_thres=12, b_thres=11, f_options={"history": 3}), 2),
+    "broyden, then anderson": (solves(b_solver="anderson"), 1),
+    "shine": (solves(b_init="shine"), 2),
+    "no backward solve": (solves(b_thres=0), 1),
+    "one step": (solves(grad="one_step"), 1),
+    "phantom": (solves(solver="anderson", grad="phantom", phantom_steps=3), 0),
+    "unroll": (solves(grad="unroll"), 0),
+    "reversible": (solves(grad="reversible"), 0),
+}
+
+
+def uncounted(costed: Costed, n_broyden: int) -> float:
+    """Of each Broyden solve the two inner products with a history of one column are no matrix products to PyTorch."""
+    return n_broyden * 2 * 2 * costed.cost.f.state
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_operations_of_a_model_are_those_that_pytorch_counts(model, training):
+    costed = Costed.of(MODELS[model], ANDERSON, training=training)
+    assert costed.predicted() == pytest.approx(costed.counted(), rel=1e-12)
+
+
+@pytest.mark.parametrize("model", ["post", "trellisnet, three taps"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_operations_of_a_depth_are_those_that_pytorch_counts(depth, model):
+    depth, n_broyden = DEPTHS[depth]
+    costed = Costed.of(MODELS[model], depth)
+    assert costed.predicted() - uncounted(costed, n_broyden) == pytest.approx(costed.counted(), rel=1e-12)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("grad", ["implicit", "one_step", "phantom", "unroll"])
+@pytest.mark.parametrize("model", ["post", "no memory", "trellisnet"])
+def test_operations_of_the_jacobian_penalty(model, grad, samples):
+    costed = Costed.of(MODELS[model], solves(solver="anderson", grad=grad))
+    plain = costed.counted()
+    costed.depth = partial(costed.depth, jacobian_samples=samples)
+    penalty = costed.times.penalty(costed.cost.f, samples).flops
+    assert penalty == pytest.approx(costed.counted(charged=True) - plain, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bytes_that_autograd_keeps(model):
+    """But for what has an entry a position, a channel or a word alone: norms, biases, masks of whole channels."""
+    costed = Costed.of(MODELS[model], Applications(3))
+    cost = costed.cost
+    predicted = cost.embedding.kept + cost.context.kept + 3 * cost.f.kept + cost.head.kept
+    assert predicted == pytest.approx(costed.kept(), rel=0.08)
+    further = Costed.of(MODELS[model], Applications(4)).kept() - costed.kept()
+    assert cost.f.kept == pytest.approx(further, rel=0.05)
+
+
+@pytest.mark.parametrize(("threshold", "history"), [(1, None), (5, None), (25, None), (40, None), (30, 4), (30, 12)])
+def test_bytes_of_a_broyden_history(threshold, history):
+    state = torch.randn(3, 20_000)  # more than is allocated at once
+    solver = Broyden(history=history)
+    iteration = solver.start(state, threshold)
+    assert isinstance(iteration, BroydenIteration)
+    for _ in range(threshold):
+        iteration.advance(state, state, torch.randn_like(state))
+    iteration.finish()
+    allocated = sum(block.nbytes for block in iteration.jacobian.steps.blocks)
+    assert solve_cost(solver, threshold, *state.shape).history == allocated
+
+
+def test_bytes_of_an_anderson_window():
+    state, solver = torch.randn(3, 200), Anderson(m=4)
+    iteration = solver.start(state, 9)
+    assert isinstance(iteration, AndersonIteration)
+    assert solve_cost(solver, 9, *state.shape).history == iteration.images.nbytes + iteration.residuals.nbytes
+
+
+def test_bytes_of_optimizers():
+    assert RULES.keys() == OPTIMIZERS.keys()
+    for name, make in OPTIMIZERS.items():
+        parameter = torch.nn.Parameter(torch.randn(7, 9))
+        optimizer = make([parameter], lr=0.1)
+        parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        state = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]
+        assert RULES[name].state == len(state), name
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "anderson", "broyden"])
+@pytest.mark.parametrize("threshold", [1, 2, 7])
+def test_evaluations_are_those_of_the_reports(solver, threshold):
+    depth = solves(solver=solver, f_thres=threshold, b_thres=threshold)
+    costed = Costed.of(transformer(), depth)
+    output = costed.model(costed.tokens, costed.targets, costed.memory, depth)
+    output.nll.mean().backward()
+    times = costed.times
+    evaluations = (output.solve.forward.n_evals, output.solve.backward.n_evals)
+    assert (times.solve.evaluations, times.b_solve.evaluations) == evaluations
+
+
+def test_a_depth_without_formulas_is_refused():
+    with pytest.raises(ValueError, match="no formulas for the cost of a DepthSchedule"):
+        depth_cost(DepthSchedule(((0, Applications(1)),)), B, L, training=True)
+
+
+def test_a_product():
+    assert product(3, 5, 7, count=2) == Work(2 * 2 * 3 * 5 * 7, 4 * 2 * (15 + 35 + 21), 0, 1)
+    assert product(0, 5, 7) == Work()
+
+
+def test_memory_adds_up():
+    costed = Costed.of(transformer(), BROYDEN)
+    memory = StepMemory.of(costed.cost, costed.times, 1000, "Adam", 1)
+    assert memory.parameters == memory.gradients == memory.optimizer / 2 == 4000
+    assert memory.whole == sum(vars(memory).values()) > memory.histories > 0
+
+
+def test_zipf_shares_are_those_of_words_drawn_so():
+    cutoffs, n_token = (20, 200), 2000
+    weights = [1 / (word + 1) for word in range(n_token)]
+    edges = bin_edges(n_token, cutoffs)
+    exact = [sum(weights[low:high]) / sum(weights) for low, high in pairwise(edges)]
+    shares = zipf_shares(n_token, cutoffs)
+    assert sum(shares) == pytest.approx(1)
+    assert shares == pytest.approx(exact, rel=0.1)
+
+
+def test_counted_shares():
+    words = Words(6, "here", torch.tensor([5, 3, 0, 1, 1, 0]).numpy())
+    assert words.shares((2, 5)) == (0.8, 0.2, 0.0)
+    assert words.shares(()) == (1.0,)
+
+
+def test_communication():
+    a100 = GPUS["a100"]
+    assert all_reduce(a100, 1, 1e9) == 0
+    assert all_reduce(a100, 4, 3e11) == pytest.approx(1.5 * 3e11 / 3e11 + 6 * HOP)
+    assert all_reduce(a100, 16, 1e9) > 10 * all_reduce(a100, 8, 1e9)  # over the network
+    assert agreements(1, 99) == 0 < agreements(2, 99) < agreements(64, 99)
+    assert counts(56) == [1, 2, 4, 8, 16, 32, 56]
+    assert counts(64)[-1] == 64
