@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from torch import nn
+
 from models.bins import resolved_cutoffs
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
@@ -30,8 +32,10 @@ def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
 
 
 def initialise(model: DEQTransformerLM, settings: Any) -> None:
-    """Draw every parameter anew."""
+    """Draw every parameter anew; what is added to the state begins as the embedded input itself."""
     initialise_parameters(model, **{name: getattr(settings, name) for name in INITIALISATION})
+    if model.config.inject != "attention":
+        nn.init.dirac_(model.inject_conv.weight.detach()[-model.config.d_model :])
 
 
 SPEC = ModelSpec(
