@@ -30,9 +30,9 @@ def initialise_parameters(
     """Draws every parameter anew, in place.
 
     Biases become 0, learned scales of layer norms 1, projections of the adaptive embedding and softmax
-    N(0, proj_init_std²), embeddings follow `emb_init` (with init_std where normal) and all other weights `init`. Weights
-    under weight normalisation (`weight_g`, `weight_v`) keep PyTorch's default values: published models were trained
-    from those.
+    N(0, proj_init_std²), embeddings follow `emb_init` (with init_std where normal) and all other weights `init`.
+    Weights under weight normalisation (`weight_g`, `weight_v`) keep PyTorch's default values: published models were
+    trained from those.
 
     Args:
         model: with the parameter names of the published state dicts.
