@@ -231,6 +231,21 @@ def test_a_solve_ends_at_the_same_equilibrium_wherever_it_starts(options, z_init
 
 
 @torch.no_grad()
+def test_states_before_that_resemble_the_next_ones_save_steps():
+    """In a text of one word over and over they nearly are the next ones."""
+    tokens = torch.full((5, 2), 7)
+    steps = {}
+    for name in ("zero", "previous"):
+        model, memory = tiny(z_init=name, solver="fixed_point", f_thres=200, f_eps=1e-4), None
+        for _ in range(4):
+            output = model(tokens, tokens, memory)
+            memory = output.memory
+        assert output.solve.forward.termination is Termination.CONVERGED
+        steps[name] = output.solve.forward.n_steps
+    assert steps["previous"] < steps["zero"] / 2
+
+
+@torch.no_grad()
 def test_starts_are_what_they_are_called():
     segment, longer = batch(length=3), batch(length=8)
     memory = tiny(**TIGHT)(*longer).memory  # of 5 positions

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import call, write_corpus
 
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.model import DEQTransformerLM, Memory
@@ -105,6 +106,30 @@ def evaluated(model, settings, arrays):
 
 def test_evaluation_is_theirs(model, settings, arrays, rounded_scores):
     assert_like(*evaluated(model, settings, arrays), "eval", arrays, settings["n_head"])
+
+
+def test_a_published_file_is_evaluated(settings, tmp_path):
+    n_words = settings["n_token"] - 1  # beside <eos>
+    corpus = write_corpus(tmp_path, n_words=n_words)
+    if n_words % 2:
+        with open(corpus / "train.txt", "a", encoding="utf-8") as file:
+            file.write("odd\n")
+    numbers = {
+        name: settings[name] for name in ("n_head", "d_model", "d_head", "d_inner", "div_val", "mem_len", "tgt_len")
+    }
+    flags = [f"--{name} {value}" for name, value in numbers.items()]
+    flags += ["--adaptive --cutoffs", *settings["cutoffs"], "--wnorm" if settings["norm_type"] == "weight_norm" else ""]
+    flags += [f"--pre_lnorm --norm_affine --heads_norm --cell_layers {settings['n_layer']}"]
+    flags += [f"--pretrain_steps 9 --eval_n_layer {settings['steps']}"]
+    file = SET.with_suffix(".pth")
+    command = f"--data {corpus} --dataset text --eval --load {file} --eval_tgt_len {settings['tgt_len']}"
+    evaluated = call(" ".join(map(str, (command, *flags))))
+    assert evaluated.status == 0, evaluated.err
+    assert f"shallow: {settings['steps']} applications of the cell" in evaluated.out
+    refused = call(" ".join(map(str, (command, *flags[:-2]))))
+    assert refused.status == 2
+    for flag in ("norm_affine", "heads_norm", "cell_layers"):
+        assert f"pass --{flag}" in refused.err
 
 
 def test_without_their_rounding_of_scores_it_is_theirs_up_to_that(model, settings, arrays):
