@@ -5,6 +5,8 @@
 #   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
 #   refuse_config program.py "$@"           stops where --config is: the script's own settings would override the file's
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
+#   sort_arguments --list "$@"              the whole numbers behind --list go into $numbers, the folder behind --out into
+#                                           $out, where they are given, and all else into $further
 #   train_or_eval program.py "$@"           what the scripts of an experiment do, whose first argument is train or eval:
 #                                           calls the program with the flags in settings, for eval with those in
 #                                           settings_of_eval behind them, then with the further arguments
@@ -46,6 +48,35 @@ refuse_config() {
         if [[ $flag == --co* && --config == "$flag"* ]]; then
             stop "--config: this script has settings of its own, which override a file's; call python $program --config FILE"
         fi
+    done
+}
+
+sort_arguments() {
+    local list=$1 flag
+    shift
+    further=()
+    while [[ $# -gt 0 ]]; do
+        flag=${1%%=*}
+        if [[ $flag != "$list" && $flag != --out ]]; then
+            further+=("$1")
+            shift
+            continue
+        fi
+        # the value may follow an equals sign
+        if [[ $1 == *=* ]]; then set -- "$flag" "${1#*=}" "${@:2}"; fi
+        [[ -n ${2:-} && $2 != --* ]] || stop "$flag needs a value"
+        shift
+        if [[ $flag == --out ]]; then
+            out=$1
+            shift
+            continue
+        fi
+        numbers=()
+        while [[ $# -gt 0 && $1 != --* ]]; do
+            [[ $1 =~ ^[0-9]+$ ]] || stop "$list $1: pass whole numbers"
+            numbers+=("$1")
+            shift
+        done
     done
 }
 

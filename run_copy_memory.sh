@@ -19,41 +19,18 @@ if help_is_asked "$@"; then
     exit 0
 fi
 
-lengths=()
 out=$root/copy_memory_runs
-further=()
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --seq_len)
-        shift
-        while [[ $# -gt 0 && $1 != --* ]]; do
-            [[ $1 =~ ^[1-9][0-9]*$ ]] || stop "--seq_len $1: pass whole numbers above 0"
-            lengths+=("$1")
-            shift
-        done
-        [[ ${#lengths[@]} -gt 0 ]] || stop "--seq_len needs a number or more, such as --seq_len 100"
-        ;;
-    --out)
-        [[ -n ${2:-} ]] || stop "--out needs a folder"
-        out=$2
-        shift 2
-        ;;
-    *)
-        further+=("$1")
-        shift
-        ;;
-    esac
-done
-[[ ${#lengths[@]} -gt 0 ]] || lengths=(100 200 400)
+numbers=(100 200 400)
+sort_arguments --seq_len "$@"
 
 prepare_environment requirements.txt
 program=$root/DEQModel/train_synthetic.py
 export OMP_NUM_THREADS=1
 
 # The longest runs begin first. Errors go through a pipe: no bar is drawn there, and two would be over each other.
-for ((i = ${#lengths[@]} - 1; i >= 0; i--)); do
+for ((i = ${#numbers[@]} - 1; i >= 0; i--)); do
     for model in "${models[@]}"; do
-        printf '%s\0' "$model" "${lengths[i]}"
+        printf '%s\0' "$model" "${numbers[i]}"
     done
 done | xargs -0 -n 2 -P "${JOBS:-2}" bash -c '
     "$0" "$1" --task copy_memory --out "$2" "${@:3:$#-4}" --model "${@: -2:1}" --seq_len "${@: -1}" 2> >(cat >&2)

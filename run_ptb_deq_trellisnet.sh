@@ -7,12 +7,12 @@
 #   bash run_ptb_deq_trellisnet.sh eval --restart_dir FOLDER [more flags]               evaluates it
 #   bash run_ptb_deq_trellisnet.sh train --help                                         lists all flags
 #
-# Widths, dropouts, optimizer, batch and regularisation of the TrellisNets that were published on it: for words 24 M
-# parameters, 20 M without the embedding (as an equilibrium 57.1 perplexity), for characters 13 M. Not published, and this
-# project's own: the solver's thresholds, the stages, --max_step, when averaging and annealing begin. Words it is where
-# neither is named. Flags given here come after these settings and so take their place. With --restart_dir they are left
-# out: a run has its settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs PyTorch. Paths
-# in the flags are relative to the caller's folder.
+# Widths, dropouts, optimizer, batch and regularisation of the TrellisNets that were published on it: for words 24.2 M
+# parameters, 20.2 M in the convolutions (as an equilibrium 57.1 perplexity), for characters 14.5 M. Not published, and
+# this project's own: the solver's thresholds, the stages, --max_step, when averaging and annealing begin. Words it is
+# where neither is named. Flags given here come after these settings and so take their place. With --restart_dir they
+# are left out: a run has its settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs
+# PyTorch. Paths in the flags are relative to the caller's folder.
 set -euo pipefail
 # shellcheck source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

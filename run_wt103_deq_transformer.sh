@@ -7,6 +7,7 @@
 #   bash run_wt103_deq_transformer.sh eval --restart_dir FOLDER [more flags]               evaluates it
 #   bash run_wt103_deq_transformer.sh train --help                                         lists all flags
 #
+# 97.7 M parameters, 71.2 M in injection and cell.
 # Flags given here come after the published ones and so take their place. With --restart_dir the published ones are
 # left out: a run has its settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs
 # PyTorch. Paths in the flags are relative to the caller's folder.

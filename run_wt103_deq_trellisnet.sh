@@ -7,10 +7,10 @@
 #   bash run_wt103_deq_trellisnet.sh eval --restart_dir FOLDER [more flags]               evaluates it
 #   bash run_wt103_deq_trellisnet.sh train --help                                         lists all flags
 #
-# 180 M parameters, 45 M without the embedding. Not published, and this project's own: --max_step and the warm-up. Flags
-# given here come after these settings and so take their place. With --restart_dir they are left out: a run has its
-# settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs PyTorch. Paths in the flags are
-# relative to the caller's folder.
+# 174.2 M parameters, 40.0 M in the convolutions (published as 180 M and 45 M). Not published, and this project's own:
+# --max_step and the warm-up. Flags given here come after these settings and so take their place. With --restart_dir
+# they are left out: a run has its settings. Uses .venv/bin/python where it exists, else $PYTHON or python3, which needs
+# PyTorch. Paths in the flags are relative to the caller's folder.
 set -euo pipefail
 # shellcheck source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

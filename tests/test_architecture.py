@@ -97,3 +97,10 @@ def test_no_file_changes_global_settings():
 
 def test_the_version_is_that_of_the_package():
     assert re.search(r'^version = "(.*)"', (CODE.parent / "pyproject.toml").read_text(), re.MULTILINE)[1] == VERSION
+
+
+def test_imports_are_sorted_with_all_that_is_the_projects_own():
+    text = (CODE.parent / "pyproject.toml").read_text()
+    listed = re.findall(r'"(\w+)"', re.search(r"known-first-party = \[(.*?)\]", text, re.DOTALL)[1])
+    own = [path.stem for path in CODE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    assert sorted(listed) == sorted(own)

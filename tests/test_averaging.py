@@ -9,9 +9,12 @@ import pytest
 import torch
 from diverging import at_updates, ruined, skipped, validating
 from stopped_runs import content, restart, signal_in_update
-from tiny_run import COURSE, LENGTHS, MODEL, Outcome, call
+from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, Outcome, call
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluation.probe import Probe
+from training.averaging import WeightAverage
 
 RUN = "--optim SGD --lr 0.5 --scheduler constant --max_step 6 --eval-interval 1 --asgd --nonmono 1"
 LOSSES = (3.0, 2.0, 2.5, 2.6, 1.9, 1.8)  # the fourth is above the best of the first two
@@ -61,6 +64,50 @@ def test_the_mean_is_that_of_the_iterates_from_the_trigger_on_and_is_what_is_kep
     assert_close({name.removeprefix("module."): value for name, value in average.items()}, iterates.mean(4, 5, 6))
     evaluated = call(f"--eval --restart_dir {outcome.folder} --debug --data {place}/corpus")
     assert f"test: perplexity {math.exp(outcome.results['test']['loss']):.3f}" in evaluated.out
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for numbers of a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **kwargs or {})
+
+
+def averages() -> tuple[WeightAverage, torch.nn.Linear]:
+    model = torch.nn.Linear(3, 2)
+    average = WeightAverage(COMMAND.parse(["--optim", "SGD", "--asgd", "--nonmono", "0"]), model)
+    assert [average.consider(loss) for loss in (1.0, 2.0)] == [False, True]
+    return average, model
+
+
+def test_the_host_does_not_wait_for_a_mean():
+    average, model = averages()
+    with Waits() as waits:
+        for _ in range(3):
+            with torch.no_grad():
+                model.weight += 1
+            average.add()
+    assert waits.count == 0
+    torch.testing.assert_close(average.model.weight, model.weight - 1.5)
+
+
+def test_a_checkpoint_of_an_older_program_is_read():
+    average, model = averages()
+    older = AveragedModel(model)
+    for i in range(3):
+        with torch.no_grad():
+            model.weight += i
+        older.update_parameters(model)
+    average.restore({"average": {"losses": [2.0, 1.0], "weights": older.state_dict()}})
+    assert torch.equal(average.model.weight, older.module.weight)
+    with torch.no_grad():
+        model.weight += 8
+    average.add()
+    torch.testing.assert_close(average.model.weight, model.weight - (8 + 10 + 11) / 4)
+    assert average.state()["average"]["weights"].keys() == older.state_dict().keys()
 
 
 def test_training_itself_is_that_of_plain_sgd(place, tmp_path):

@@ -150,6 +150,8 @@ FLAGS = [
     ("--anneal -1", ["--anneal is -1", "at least 0"]),
     ("--when 2 0", ["--when is 0", "at least 1"]),
     ("--when", ["--when", "expected at least one argument"]),
+    ("--adam_ratio 0.3", ["--adam_ratio 0.3 has no effect without --optim Muon"]),
+    ("--adam_ratio -1 --optim Muon", ["--adam_ratio is -1.0", "at least 0"]),
     ("--asgd", ["--asgd has no effect without --optim SGD"]),
     ("--nonmono 3 --optim SGD", ["--nonmono 3 has no effect without --asgd"]),
     ("--nonmono -1 --asgd --optim SGD", ["--nonmono is -1", "at least 0"]),

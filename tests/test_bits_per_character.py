@@ -13,7 +13,7 @@ from tiny_run import COURSE, LENGTHS, MODEL, call
 from data.measure import BITS_PER_CHARACTER, MEASURES, PERPLEXITY, figures
 from evaluation.report import EvaluationReport
 from runs import comparison, history
-from runs.history import History
+from runs.history import Curve, History
 from sharing.export import export
 from system.lines import WIDTH, stamped
 from training.log_lines import for_bar, of_updates
@@ -127,7 +127,21 @@ def test_runs_side_by_side(trained, run):
     assert f"{wanted:.3f}" in first
     assert second.count("-") == 2
     assert "bpc" not in comparison.figures([History.of(run().folder)])
-    assert own.in_bits_per_character(None) is None
+    assert own.best_bits == trained.results["valid"]["bits_per_character"]
+    assert History.of(run().folder).best_bits is None
+
+
+def test_bits_of_a_loss_whose_perplexity_overflows(trained):
+    """Perplexities of a bad model are infinite in files and curves; its bits are not."""
+    own = History.of(trained.folder)
+    bad = {"perplexity": math.inf, "bits_per_character": 1234.5}
+    ended = dataclasses.replace(own, results={"valid": bad, "test": bad})
+    assert comparison.figures([ended]).split().count("1234.500") == 2
+    last = own.valid_bits.steps[-1]
+    going_on = dataclasses.replace(
+        own, results={}, valid_perplexity=Curve((last,), (math.inf,)), valid_bits=Curve((last,), (1e3,))
+    )
+    assert going_on.best_bits == 1e3
 
 
 def test_curves_have_both(trained):

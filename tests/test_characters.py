@@ -117,6 +117,10 @@ def test_unknown_characters(tmp_path):
         ids("a bc\n", Vocab(["<eos>", "a", "b", "c"]))
     with pytest.raises(UserError, match="here, line 2: the character 'x' is not in"):
         ids("a b\nx\n", Vocab(["<eos>", "a", "b"]))
+    with pytest.raises(UserError, match="here, line 2: the character '<' is not in"):
+        ids("a b\nab<eos> a\n")
+    with pytest.raises(UserError, match="here, line 2: the character '_' is not in"):
+        ids("ab <eos> a\na bc", Vocab(["<eos>", "a", "b", "c"]))
     tokens = TextTokens.of(b"ab xax\n", "here", Vocab(["<eos>", "<unk>", "a", "b", "_"]), RULE)
     assert tokens.unknown_in_words() == "characters outside the vocabulary, read as <unk>: 2 of 6 ('x')"
 

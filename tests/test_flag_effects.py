@@ -215,6 +215,11 @@ EFFECTS = {
         "--beta 2", lambda a, b: "activations" in b.log and "activations" not in a.log and learned_otherwise(a, b)
     ),
     "weight_decay": Effect("--weight_decay 0.1", learned_otherwise),
+    "adam_ratio": Effect(
+        "--adam_ratio 0",  # the embedding stays where it is, the matrices learn
+        lambda a, b: moved(b, EMBEDDING) == 0 < min(moved(a, EMBEDDING), moved(b, "func.pos_ff.ff1_net.weight")),
+        "--optim Muon",
+    ),
     "clip": Effect("--clip 1e-7", lambda a, b: moved(b, INJECTION) < 1e-7 < moved(a, INJECTION), "--optim SGD --lr 1"),
     "clip_nonemb": Effect(
         "--clip_nonemb",

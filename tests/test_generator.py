@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_trained import trained_model
+from tiny_trained import trained_model, trained_trellisnet
 
 from config.depth import evaluation_depth
 from data.vocabulary import Vocab
@@ -46,9 +46,16 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize("further", MODELS)
-def test_reading_on_word_by_word_gives_what_one_solve_over_the_prefix_does(further):
-    trained = trained_model(f"--mem_len 30 {further}")
+TRELLISNETS = ["", "--ksize 1", "--wnorm --nhid 3", "--adaptive --cutoffs 5 9 --div_val 2", "--n_experts 2"]
+
+
+@pytest.mark.parametrize(
+    ("make", "further"),
+    [(trained_model, f"--mem_len 30 {further}") for further in MODELS]
+    + [(trained_trellisnet, further) for further in TRELLISNETS],
+)
+def test_reading_on_word_by_word_gives_what_one_solve_over_the_prefix_does(make, further):
+    trained = make(further)
     model, depth = trained.model, evaluation_depth(trained.settings)
     text = torch.randint(20, (20, 3), generator=torch.Generator().manual_seed(1))
     memory, differences = None, []
@@ -88,9 +95,16 @@ def test_first_words_are_drawn_as_often_as_they_are_likely():
     assert (found - log_p.exp()).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.5, top_k=9, top_p=0.9)])
-def test_a_sample_is_the_same_however_many_there_are(sampling):
-    trained = trained_model("--mem_len 12")
+@pytest.mark.parametrize(
+    ("make", "sampling"),
+    [
+        (trained_model, Sampling()),
+        (trained_model, Sampling(temperature=1.5, top_k=9, top_p=0.9)),
+        (trained_trellisnet, Sampling()),
+    ],
+)
+def test_a_sample_is_the_same_however_many_there_are(make, sampling):
+    trained = make()
     five = samples_of(trained, sampling, seed=7, length=15, samples=5)
     assert len({tuple(words) for words in five.values()}) == 5
     for sample in range(5):

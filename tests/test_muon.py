@@ -53,7 +53,11 @@ def test_the_parts_are_torchs_own_optimizers(weight_decay):
     flat = [nn.Parameter(weight.detach().reshape(len(weight), -1)) for weight in matrices]
     muon = torch.optim.Muon(flat, lr=0.02, weight_decay=weight_decay)
     rest = [parameter for parameter in theirs.parameters() if all(parameter is not matrix for matrix in matrices)]
-    adam = torch.optim.AdamW(rest, lr=0.002, betas=(0.9, 0.95), weight_decay=weight_decay)
+    groups = [
+        {"params": [theirs.embedding.weight], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in rest if parameter is not theirs.embedding.weight], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=0.002, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(1)
     for _ in range(5):
         theirs.zero_grad()
@@ -71,9 +75,10 @@ def test_the_parts_are_torchs_own_optimizers(weight_decay):
 
 def test_a_matrix_has_two_dimensions_above_one():
     model = Mixed()
-    matrices, others = model.muon().param_groups
+    matrices, decayed, others = model.muon().param_groups
     assert {parameter.shape for parameter in matrices["params"]} == {(8, 6), (5, 8, 1), (4, 5, 2), (3, 3)}
-    assert {parameter.shape for parameter in others["params"]} == {(7, 6), (8,), (5,), (4,), (4, 1, 1)}
+    assert {parameter.shape for parameter in decayed["params"]} == {(7, 6)}
+    assert {parameter.shape for parameter in others["params"]} == {(8,), (5,), (4,), (4, 1, 1)}
     assert len(Muon(model.parameters()).param_groups[0]["params"]) == 5, "without a word the embedding is one, too"
     assert len(Muon([model.scale]).param_groups) == len(Muon([model.unused]).param_groups) == 1
 
@@ -108,6 +113,69 @@ def test_one_number_sets_both_rates():
     moved = (model.linear.bias - before.linear.bias).abs().max()
     assert 0.05 < moved < 0.25, "Adam's second step, of near the rate 0.125"
     assert torch.linalg.matrix_norm(model.linear.weight - before.linear.weight, 2) > 0.15
+
+
+def test_weight_decay_spares_what_it_is_told_to():
+    model = Mixed()
+    before = copy.deepcopy(model)
+    optimizer = Muon(
+        model.parameters(), 0.5, weight_decay=0.5, vectors=model.embedding.parameters(), spared=[model.unused]
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    shares = {
+        name: float((parameter / before.get_parameter(name)).detach().mean())
+        for name, parameter in model.named_parameters()
+    }
+    decayed = {name: share for name, share in shares.items() if share != 1}
+    assert decayed == {
+        "embedding.weight": pytest.approx(1 - 0.05 * 0.5),
+        **dict.fromkeys(("linear.weight", "pointwise.weight", "wide.weight"), pytest.approx(1 - 0.5 * 0.5)),
+    }
+
+
+def test_its_parts_are_made_once(monkeypatch):
+    made = []
+    for kind in (torch.optim.Muon, torch.optim.AdamW):
+        monkeypatch.setattr(kind, "__init__", _counted(kind.__init__, made))
+    model = Mixed()
+    optimizer = model.muon()
+    n_parts = len(made)
+    train(model, optimizer, 3)
+    assert len(made) == n_parts == 3
+    assert model.wide.weight.grad is not None
+    model.zero_grad()
+    assert all(its.grad is None for part in optimizer.parts for its in part.given), "nothing else keeps gradients alive"
+
+
+def _counted(function, calls):
+    return lambda *args, **options: (calls.append(function), function(*args, **options))[1]
+
+
+def test_a_scheduler_of_torch_and_a_copy(tmp_path):
+    model = Mixed()
+    optimizer = model.muon()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.0)
+    train(model, optimizer, 2)
+    net, its = copy.deepcopy((model, optimizer))
+    for one, of_it in ((model, optimizer), (net, its)):
+        train(one, of_it, 2, seed=4)
+    assert same(model, net)
+    schedule.step()
+    train(model, optimizer, 1)
+    assert same(model, net), "at the rate 0"
+
+
+def test_parameters_may_be_replaced_by_others_of_their_form():
+    """As `module.to` does."""
+    model, other = Mixed(), Mixed()
+    mine, theirs = model.muon(), other.muon()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    for net, its in ((model, mine), (other, theirs)):
+        train(net, its, 2)
+    assert same(model, other)
 
 
 def test_the_closures_value_comes_back():

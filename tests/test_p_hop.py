@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from synthetic.p_hop import PHop
+from synthetic.examples import FOR_TESTS, generator_of
+from synthetic.p_hop import N_SYMBOL, PHop
 
 
 def by_definition(x: list[int], p: int) -> list[int | None]:
@@ -18,9 +19,9 @@ def by_definition(x: list[int], p: int) -> list[int | None]:
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 8, 16])
-@pytest.mark.parametrize("n_symbol", [2, 4, 7])
-def test_targets_are_those_of_the_definition(p, n_symbol):
-    examples = PHop(p, n_symbol).examples(5, 64, seed=p)
+@pytest.mark.parametrize("seq_len", [1, 20, 64])
+def test_targets_are_those_of_the_definition(p, seq_len):
+    examples = PHop(p).examples(5, seq_len, generator_of(FOR_TESTS, p))
     for column in range(5):
         expected = by_definition(examples.tokens[:, column].tolist(), p)
         counted = examples.counted[:, column].tolist()
@@ -37,29 +38,22 @@ def test_a_worked_example():
 
 
 def test_symbols_are_uniform_and_neighbours_differ():
-    examples = PHop(4).examples(64, 256, seed=0)
+    examples = PHop(4).examples(64, 256, generator_of(FOR_TESTS))
     assert examples.tokens.shape == examples.targets.shape == examples.counted.shape == (256, 64)
     assert (examples.tokens[1:] != examples.tokens[:-1]).all()
     assert torch.bincount(examples.tokens.flatten()).div(64 * 64).sub(1).abs().max() < 0.05
-    assert (PHop().n_token, PHop().n_class, PHop().length(32)) == (4, 4, 32)
+    assert (PHop().n_token, PHop().length(32)) == (N_SYMBOL, 32)
 
 
 def test_most_positions_count_at_the_length_of_the_literature():
-    shares = [float(PHop(p).examples(64, 256, seed=0).counted.float().mean()) for p in (1, 2, 4, 8, 16)]
+    shares = [
+        float(PHop(p).examples(64, 256, generator_of(FOR_TESTS)).counted.float().mean()) for p in (1, 2, 4, 8, 16)
+    ]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0.95
     assert shares[-1] > 0.6
 
 
-def test_a_seed_makes_the_examples():
-    state = torch.random.get_rng_state()
-    one, again, other = (PHop().examples(3, 20, seed).tokens for seed in (1, 1, 2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    assert torch.equal(torch.random.get_rng_state(), state), "the generator is its own"
-
-
-@pytest.mark.parametrize(("options", "named"), [({"p": 0}, "`p` is 0"), ({"n_symbol": 1}, "`n_symbol` is 1")])
-def test_numbers_out_of_range_are_told(options, named):
-    with pytest.raises(ValueError, match=named):
-        PHop(**options)
+def test_hops_out_of_range_are_told():
+    with pytest.raises(ValueError, match="`p` is 0"):
+        PHop(0)

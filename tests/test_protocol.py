@@ -13,6 +13,8 @@ from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.feed_forward import PositionwiseFeedForward
 from models.transformers.model import DEQTransformerLM
+from models.trellisnets.config import DEQTrellisNetConfig
+from models.trellisnets.model import DEQTrellisNetLM
 from modules.deq import DEQModule
 
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
@@ -142,6 +144,40 @@ def problem(model, seed=1) -> tuple[CellMap, Tensor]:
     memory = model.hidden(tokens(seed + 1), None, DEQModule(f_thres=3)).memory
     f, z0 = model.problem(tokens(seed), memory)
     return f, torch.randn(z0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(z0)
+
+
+@pytest.mark.parametrize("n_segments", [1, 3])
+@pytest.mark.parametrize("mem_len", [0, 3, 8, 40])
+def test_a_transformers_memory_keeps_nothing_else_alive(mem_len, n_segments):
+    model, memory = language_model(mem_len=mem_len), None
+    for seed in range(n_segments):
+        memory = model.hidden(tokens(seed), memory, DEQModule(f_thres=3)).memory
+    assert [part.shape[1] for part in memory] == [min(mem_len, 6 * n_segments)] * 2
+    assert held(memory) == sizes(memory)
+
+
+def test_the_memory_of_layers_keeps_nothing_else_alive():
+    model = language_model(mem_len=3, layers_before=1, layers_after=1)
+    memory = model.hidden(tokens(), None, DEQModule(f_thres=3)).memory
+    assert len(memory) == 3
+    assert held(memory) == sizes(memory)
+
+
+def test_a_trellisnets_memory_keeps_nothing_else_alive():
+    model = DEQTrellisNetLM(DEQTrellisNetConfig(n_token=30, d_embed=4, nhid=3, nout=4))
+    for reader in (model, model.for_reading()):
+        memory = reader.hidden(tokens(), None, DEQModule(f_thres=3)).memory
+        memory = (memory,) if isinstance(memory, Tensor) else memory
+        assert held(memory) == sizes(memory)
+
+
+def held(memory: tuple[Tensor, ...]) -> list[int]:
+    """Bytes that each tensor's storage has."""
+    return [part.untyped_storage().nbytes() for part in memory]
+
+
+def sizes(memory: tuple[Tensor, ...]) -> list[int]:
+    return [part.numel() * part.element_size() for part in memory]
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ KINDS = {
     "layers": "--layers_before 1 --layers_after 1 --inject both --z_init previous --dropout 0.1 --batch_chunk 2",
     "inv_sqrt": "--scheduler inv_sqrt --warmup_step 4 --optim RAdam --weight_decay 0.1",
     "dev_perf": "--scheduler dev_perf --eval-interval 2 --lr 1e-6 --optim SGD --save_interval 3",
+    "muon": "--optim Muon --weight_decay 0.1 --wnorm --dropout 0.1",
     "averaged": f"{WORSE} --asgd --nonmono 0 --alpha 1 --beta 1 --weight_decay 0.01 --dropout 0.1",
     "annealed": f"{WORSE} --anneal 1 --when 7 --save_interval 3",
     "constant": "--scheduler constant --optim Adagrad",

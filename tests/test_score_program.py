@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import Outcome, call, perplexities
 from tiny_trained import call_program, run_with_unk
 
+from evaluation import trained_model
 from evaluation.score_program import main
+from evaluation.trained_model import TrainedModel
+from system import state_dicts
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,21 @@ def test_weights_without_a_description_take_the_models_settings_from_flags(train
     model = "--dataset text --no-adaptive --n_head 2 --d_head 4 --d_model 8 --d_inner 16"
     apart = scored(f"{source} {place}/rare/test.txt {model} --solver broyden --f_thres 6 --eval_tgt_len 8 --mem_len 8")
     assert report_of(scored(f"{trained.folder} {place}/rare/test.txt")) in report_of(apart)
+
+
+def test_weights_without_a_description_are_read_once(trained, place, tmp_path, monkeypatch):
+    shutil.copy(trained.folder / "model_state_dict.pkl", tmp_path)
+    reads = []
+    monkeypatch.setattr(
+        trained_model, "load_state_dict", lambda path: (reads.append(path), state_dicts.load_state_dict(path))[1]
+    )
+    TrainedModel.load(
+        "score.py",
+        weights=f"{tmp_path}/model_state_dict.pkl",
+        vocabulary=f"{trained.folder}/vocabulary.txt",
+        changed={"dataset": "text", "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 16},
+    )
+    assert len(reads) == 1
 
 
 def test_flags_may_stand_anywhere_and_a_text_comes_from_standard_input_too(trained, place):
@@ -104,6 +123,10 @@ BAD = [
     ("{run} {place}/nowhere.txt", ["nowhere.txt cannot be read", "No such file"]),
     ("{run} {run}", ["cannot be read", "directory"]),
     ("{run} -", ["standard input holds no words"]),
+    (
+        "--load {place}/unknown.pkl --vocabulary {run}/vocabulary.txt {text}",
+        ["unknown.pkl", "no model that this program knows", "DEQ-Transformer or a DEQ-TrellisNet"],
+    ),
     ("{run} {text} --rows 0", ["--rows is 0", "at least 1"]),
     ("{run} {text} --rows 99", ["98 tokens are too few for 99 rows", "--rows 1"]),
     ("{run} {text} --per_token {run}/vocabulary.txt", ["vocabulary.txt is there already and no table"]),
@@ -122,6 +145,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "parts"), BAD, ids=[arguments for arguments, _ in BAD])
 def test_mistakes_are_one_line(trained, place, arguments, parts):
+    torch.save({"weight": torch.zeros(2)}, place / "unknown.pkl")
     filled = arguments.format(run=trained.folder, text=place / "rare" / "test.txt", place=place)
     outcome = call_program(main, filled)
     assert outcome.status == 2, outcome.err

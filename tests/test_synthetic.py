@@ -1,15 +1,15 @@
 """train_synthetic.py from its command line: tiny runs of every model, what they leave, tables, and mistakes."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from scripts import ROOT
+from tiny_synthetic import SMALL, SOLVES, trained
 from tiny_trained import call_program
 
 from synthetic.models import MODELS
@@ -21,17 +21,6 @@ from synthetic.table import main_test
 from synthetic.tasks import TASKS
 from synthetic.training import training_depth
 from system.errors import UserError
-
-SMALL = "--seq_len 3 --n_train 30 --n_test 7 --batch_size 5 --max_step 4 --d_model 8 --d_inner 8 --n_head 2"
-SOLVES = "--solver broyden --f_thres 5 --b_thres 5 --pretrain_steps 0"
-
-
-def trained(folder: Path, more: str = "") -> tuple[Record, str]:
-    """The record of a run, and what it said."""
-    outcome = call_program(main, f"{SMALL} {SOLVES} --out {folder} {more}")
-    assert (outcome.status, outcome.err) == (0, "")
-    path = outcome.out.splitlines()[-1].removeprefix("figures: ")
-    return Record.read(Path(path)), outcome.out
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -71,19 +60,6 @@ def test_the_seed_decides_all(tmp_path):
     assert losses[0] != losses[3]
 
 
-def test_a_finished_run_is_not_repeated_and_other_settings_make_another(tmp_path):
-    record, _ = trained(tmp_path)
-    (path,) = tmp_path.iterdir()
-    before = path.stat().st_mtime_ns
-    again, out = trained(tmp_path)
-    assert again == record
-    assert "is there already" in out
-    assert path.stat().st_mtime_ns == before
-    for number, more in enumerate(("--seed 2", "--lr 0.01", "--test_lengths 3 5"), start=2):
-        trained(tmp_path, more)
-        assert len(list(tmp_path.iterdir())) == number
-
-
 def test_a_stopped_run_leaves_nothing_and_others_stay(tmp_path, monkeypatch):
     trained(tmp_path)
     before = sorted(tmp_path.iterdir())
@@ -91,7 +67,7 @@ def test_a_stopped_run_leaves_nothing_and_others_stay(tmp_path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("synthetic.program.tests", interrupted)
+    monkeypatch.setattr("synthetic.program.trials", interrupted)
     outcome = call_program(main, f"{SMALL} {SOLVES} --out {tmp_path} --seed 9")
     assert outcome.status == 130
     assert outcome.err == "train_synthetic.py: interrupted\n"
@@ -129,16 +105,17 @@ def test_a_curriculum_comes_before_the_task(tmp_path, monkeypatch):
     seen = []
     examples = PHop.examples
 
-    def watched(self, n, seq_len, seed):
+    def watched(self, n, seq_len, generator):
         seen.append((self.p, n, seq_len))
-        return examples(self, n, seq_len, seed)
+        return examples(self, n, seq_len, generator)
 
     monkeypatch.setattr(PHop, "examples", watched)
     base = "--task p_hop --p 3 --n_train 0 --model gru --seq_len 9 --max_step 1"
     given = f"{SMALL} --out {tmp_path} {base}".split()
     curriculum = ["--curriculum", "p=1,2 seq_len=5,7 batch_size=4,3 max_step=2,3"]
     assert call_program(main, [*given, *curriculum]).status == 0
-    assert seen == [(1, 4, 5)] * 2 + [(2, 3, 7)] * 3 + [(3, 5, 9), (3, 7, 9)]  # and the test's
+    before = len(completed({"curriculum": curriculum[1]}).stages)  # a test set of each is looked at
+    assert seen[before:] == [(1, 4, 5)] * 2 + [(2, 3, 7)] * 3 + [(3, 5, 9), (3, 7, 9)]  # and the test's
     (path,) = tmp_path.iterdir()
     assert Record.read(path).training.course[-1].step == 6
 
@@ -170,6 +147,19 @@ def test_stages_are_tested_on_their_own_tasks(tmp_path):
     assert main_test(record).p == 3
     shown = call_program(main, f"--table {tmp_path}").out
     assert all(f"p {p} T 9" in shown for p in (1, 2, 3))
+
+
+def test_updates_without_a_position_that_counts_change_nothing(tmp_path, monkeypatch):
+    nothing = PHop.examples
+
+    def uncounted(self, n, seq_len, generator):
+        examples = nothing(self, n, seq_len, generator)
+        return replace(examples, counted=examples.counted & (n == 7))  # but for the test set
+
+    monkeypatch.setattr(PHop, "examples", uncounted)
+    record, _ = trained(tmp_path, "--task p_hop --p 1 --seq_len 12 --n_train 0 --depth 1")
+    assert {(point.loss, point.accuracy) for point in record.training.course} == {(0, 0)}
+    assert main_test(record).loss > 0
 
 
 def test_the_shallow_stage_comes_before_the_solves():
@@ -220,7 +210,10 @@ def test_every_flag_changes_what_comes_out(more, tmp_path):
         ("--d_model 9", "--d_model 9 is no multiple of --n_head 2"),
         ("--d_model 7 --n_head 1", "--d_model is 7: pass an even width"),
         ("--model tcn --n_layer 1 --seq_len 50", "--n_layer 1"),
+        ("--model tcn --n_layer 1 --kernel_size 15 --test_lengths 3 50", "--n_layer 1"),
         ("--seq_len 0", "--seq_len is 0"),
+        ("--task p_hop --p 8 --seq_len 9", "--p 8: so many hops lead nowhere in 7 sequences of length 9"),
+        ("--task p_hop --p 1 --seq_len 64 --test_lengths 64 2", "sequences of length 2: lower --p"),
         ("--seed -1", "--seed is -1"),
         ("--model gru --test_solver anderson", "--test_solver anderson has no effect without --depth equilibrium"),
         ("--test_stages", "--test_stages has no effect without --curriculum"),
@@ -255,28 +248,6 @@ def test_mistakes_take_one_line(more, message, tmp_path):
     assert line.startswith("train_synthetic.py: error: ")
     assert message in line
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_table_puts_seeds_together_beside_what_is_published(tmp_path):
-    record, _ = trained(tmp_path, "--model gru --seq_len 400 --max_step 1 --batch_size 2 --n_test 2")
-    other, _ = trained(tmp_path, "--model gru --seq_len 400 --max_step 1 --batch_size 2 --n_test 2 --seed 2")
-    trained(tmp_path, "--test_lengths 4 --test_thresholds 2 3")
-    outcome = call_program(main, f"--table {tmp_path}")
-    assert outcome.status == 0
-    lines = outcome.out.splitlines()
-    (row,) = (line for line in lines if line.startswith("gru") and "±" in line)
-    mean = (main_test(record).loss + main_test(other).loss) / 2
-    for cell in (f"{mean:.1e}".replace("e+0", "e"), "4.9e-2", "5.0e-2", "copy_memory T 400", "max_step 1"):
-        assert cell in row
-    assert any(line.startswith("deq_transformer") and line.split()[-1].startswith("(") for line in lines)
-    assert json.loads(next(tmp_path.glob("*gru*seed-2*.json")).read_text())["settings"]["seed"] == 2
-
-
-def test_the_tests_of_all_seeds_are_the_same(tmp_path):
-    """At the learning rate of nearly 0 seeds differ in their weights alone, which a model of no weights has not."""
-    more = "--depth 1 --init_std 0 --lr 1e-30 --n_train 0"
-    losses = {main_test(trained(tmp_path, f"{more} --seed {seed}")[0]).loss for seed in (1, 2)}
-    assert len(losses) == 1
 
 
 def test_ctrl_c_ends_in_good_order(tmp_path):

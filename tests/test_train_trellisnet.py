@@ -80,7 +80,7 @@ REGULARISED = "--dropout 0.2 --dropouti 0.2 --dropouth 0.2 --wdrop 0.3 --emb_dro
     [
         REGULARISED,
         f"--n_experts 2 --nout 5 --dropoutl 0.2 {REGULARISED}",
-        "--adaptive --cutoffs 6 12 --div_val 2 --no-wnorm --ksize 3 --dilation 2",
+        "--adaptive --cutoffs 6 12 --div_val 2 --no-wnorm --ksize 3 --dilation 2 --optim Muon",
         "--not_tied --nout 5 --varlen --optim SGD --batch_chunk 2",
     ],
 )
@@ -226,6 +226,46 @@ def test_a_flag_changes_the_weights_shape(train, flag):
     assert {n: w.shape for n, w in before.weights.items()} != {n: w.shape for n, w in after.weights.items()}
 
 
+BINS = "--adaptive --cutoffs 8 16"
+FORMS = {  # flag -> flags of a run, those of another, and whether the weights of both are as they should be
+    "not_tied": (
+        "",
+        "--not_tied",
+        lambda a, b: [torch.equal(w["encoder.weight"], w["decoder.weight"]) for w in (a, b)] == [True, False],
+    ),
+    "adaptive": ("", BINS, lambda a, b: "encoder.weight" in set(a) - set(b) and "crit.cluster_weight" in set(b)),
+    "cutoffs": (
+        BINS,
+        "--adaptive --cutoffs 6",
+        lambda a, b: (
+            [len(w["crit.cluster_weight"]) for w in (a, b)] == [2, 1] and len(b["word_emb.emb_layers.0.weight"]) == 25
+        ),
+    ),
+    "div_val": (
+        BINS,
+        f"{BINS} --div_val 2",
+        lambda a, b: (
+            a["word_emb.emb_layers.0.weight"].shape == (25, 8)
+            and [tuple(b[f"word_emb.emb_layers.{i}.weight"].shape) for i in range(3)] == [(8, 8), (8, 4), (9, 2)]
+        ),
+    ),
+    "wnorm": (
+        "--no-wnorm",
+        "--wnorm",
+        lambda a, b: {f"trellisnet.{conv}.weight_g" for conv in ("inject_conv", "func.full_conv")} <= set(b) - set(a),
+    ),
+}
+
+
+@pytest.mark.parametrize("flag", FORMS)
+def test_a_flag_changes_the_weights_form(train, flag):
+    base, change, is_right = FORMS[flag]
+    before, after = (train(f"--max_step 2 {flags}") for flags in (base, change))
+    assert (before.status, after.status) == (0, 0), before.err + after.err
+    assert is_right(before.weights, after.weights)
+    assert before.results["test"]["loss"] != after.results["test"]["loss"]
+
+
 def test_dropout_of_latents(train):
     base = "--n_experts 2 --max_step 2"
     before, after = train(base), train(f"{base} --dropoutl 0.4")
@@ -233,10 +273,15 @@ def test_dropout_of_latents(train):
     assert "--dropoutl 0.4 has no effect without --n_experts" in train("--max_step 1 --dropoutl 0.4").out
 
 
+@pytest.mark.parametrize("flags", ["--wdrop 0.4", "--dilation 2"])
+def test_what_a_convolution_of_one_tap_has_no_use_for_is_told(train, flags):
+    outcome = train(f"--ksize 1 --max_step 1 --debug {flags}")
+    assert f"note: {flags} has no effect without --ksize 2 or more" in outcome.out
+
+
 def test_every_flag_of_the_model_is_tested_here():
     own = set(train_trellisnet.main.args[0].spec.flags.__dataclass_fields__)
-    shared = {"not_tied", "adaptive", "cutoffs", "div_val", "wnorm", "dropoutl"}  # in the runs above
-    assert own == EFFECTS.keys() | SHAPES.keys() | shared
+    assert own == EFFECTS.keys() | SHAPES.keys() | FORMS.keys() | {"dropoutl"}
 
 
 def test_settings_of_the_run_are_written_with_their_names(trained):

@@ -1,6 +1,7 @@
 """The DEQ-TrellisNet's cell, regularisation and language model against loops over positions and taps."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from models.trellisnets.model import DEQTrellisNetLM, initialise_parameters
 from models.trellisnets.weights import DEQTrellisNetWeights
 from modules.depth import Applications
 from modules.deq import DEQModule
+from utils.softmax import MixtureOfSoftmaxes
 
 B, L, V = 3, 7, 23
 CONFIG = DEQTrellisNetConfig(n_token=V, d_embed=6, nhid=4, nout=6, wnorm=True)
@@ -48,6 +50,22 @@ def convolved(conv, x, before):
             place = t - (n_taps - 1 - j) * conv.dilation
             out[:, t] += (x[:, place] if place >= 0 else before[:, 0]) @ weight[:, :, j].t()
     return out + conv.bias
+
+
+def test_a_model_for_reading_sees_the_word_before_a_segment():
+    """Training and scoring do not: their injection's first tap sees zeros there, as published."""
+    model = build(wnorm=False).eval()
+    with torch.no_grad():
+        for weight in (model.trellisnet.func.full_conv.weight, model.trellisnet.inject_conv.weight):
+            weight *= 0.5
+    reader, depth = model.for_reading(), DEQModule(solver="broyden", f_thres=200, f_eps=1e-13)
+    tokens, targets = segment(2 * L)
+    whole = reader(tokens, targets, None, depth).nll
+    first = reader(tokens[:L], targets[:L], None, depth)
+    second = reader(tokens[L:], targets[L:], first.memory, depth)
+    torch.testing.assert_close(torch.cat([first.nll, second.nll]), whole, rtol=1e-9, atol=1e-9)
+    as_published = model(tokens[L:], targets[L:], model(tokens[:L], targets[:L], None, depth).memory, depth).nll
+    assert (as_published - whole[L:]).abs()[0].min() > 1e-3
 
 
 @pytest.mark.parametrize("wnorm", [False, True])
@@ -278,9 +296,28 @@ def test_a_file_of_other_settings_is_refused(changes, message):
         DEQTrellisNetWeights().check(build(**changes).state_dict(), CONFIG)
 
 
+def test_projections_that_are_bare_parameters_are_read():
+    """As state dicts of 2019 and 2020 have those of an adaptive embedding and softmax."""
+    state = build(adaptive=True, cutoffs=(7, 15), div_val=2).state_dict()
+    older = {re.sub(r"(_projs\.\d+)\.weight$", r"\1", name): value for name, value in state.items()}
+    assert len(older.keys() - state.keys()) == 6
+    found = DEQTrellisNetWeights().modern({f"module.{name}": value for name, value in older.items()})
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
 def test_a_file_of_another_model_is_refused():
     with pytest.raises(ValueError, match="pass the state dict of a DEQ-TrellisNet"):
         DEQTrellisNetWeights().check({"func.dec_attn.r_w_bias": torch.zeros(2, 2)}, CONFIG)
+
+
+def test_latents_of_a_mixture_are_dropped_where_it_is_told_to():
+    """Not where the modules that it is made of are in training mode."""
+    maps = torch.nn.Linear(5, 3), torch.nn.Linear(5, 12), torch.nn.Linear(4, V)
+    hidden, targets = torch.randn(L, B, 5), segment()[1]
+    still, dropped = (MixtureOfSoftmaxes(*maps, dropout=0.5, training=training) for training in (False, True))
+    assert torch.equal(still.nll(hidden, targets), MixtureOfSoftmaxes(*maps).nll(hidden, targets))
+    assert not torch.equal(dropped.nll(hidden, targets), still.nll(hidden, targets))
 
 
 def test_latents_of_a_mixture_have_a_mask_a_sequence():

@@ -53,12 +53,12 @@ def _solver_options(settings: Settings) -> dict[str, SolverOption]:
 
 def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:
     """What each update does: the shallow stage, then the equilibrium."""
-    return _stages(settings, equilibrium(settings, batch_sum=batch_sum, training=True))
+    return stages(settings, equilibrium(settings, batch_sum=batch_sum, training=True))
 
 
 def validation_depth(settings: Settings) -> DepthSchedule:
     """What a validation after an update does: as that, without drawing thresholds."""
-    return _stages(settings, equilibrium(settings))
+    return stages(settings, equilibrium(settings))
 
 
 def evaluation_depth(settings: Settings) -> Depth:
@@ -66,7 +66,8 @@ def evaluation_depth(settings: Settings) -> Depth:
     return Applications(settings.eval_n_layer) if settings.evaluates_shallow else equilibrium(settings)
 
 
-def _stages(settings: Settings, solves: DEQModule) -> DepthSchedule:
+def stages(settings: Any, solves: DEQModule) -> DepthSchedule:
+    """The shallow stage that settings ask for, then `solves`."""
     if settings.pretrain_steps == 0:
         return DepthSchedule(((0, solves),))
     return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))

@@ -120,7 +120,20 @@ class OptimisationSettings:
         below=IN_FLOAT32,
         listed=False,
     )
-    weight_decay: float = flag(0.0, "weight decay (decoupled with RAdam)", least=0, below=IN_FLOAT32)
+    weight_decay: float = flag(
+        0.0,
+        "weight decay (decoupled with RAdam and Muon; Muon spares norms and biases)",
+        least=0,
+        below=IN_FLOAT32,
+    )
+    adam_ratio: float = flag(
+        0.1,
+        "Muon: Adam's rate, for embedding, softmax, norms and biases, as a multiple of --lr",
+        least=0,
+        below=1e6,
+        listed=False,
+        needs=(Need("--optim Muon", lambda s: s.optim == "Muon"),),
+    )
     clip: float = flag(0.25, "largest global norm of the gradient", above=0)
     clip_nonemb: bool = flag(False, "leave the embeddings out of the clipping")
     max_step: int = flag(200000, "number of the step at which training ends", least=1)

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from data.vocabulary import BLANK, EOS, VocabularyRule
@@ -45,13 +45,20 @@ def unknown_token(
 
     def tokens(line: str) -> Iterable[str]:
         words = (line.lower() if rule.lower_case else line).split()
-        return BLANK.join(words).replace(EOS, "") if spelled else words
+        return _spelled(words) if spelled else words
 
     with _lines(text) as lines:
         number, token = next(
             (number, token) for number, line in enumerate(lines, 1) for token in tokens(line) if token not in known
         )
     return UserError(f"{name}, line {number}: the {rule.unit} {token!r} is not in {vocabulary}; {remedy}")
+
+
+def _spelled(words: Sequence[str]) -> Iterator[str]:
+    """The characters of a line's words, with blanks between; a word that is `<eos>` ends a line within it."""
+    for before, word in zip((EOS, *words), words, strict=False):
+        if word != EOS:
+            yield from word if before == EOS else BLANK + word
 
 
 def _lines(text: BinaryIO, errors: str = "strict") -> io.TextIOWrapper:

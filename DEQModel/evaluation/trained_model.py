@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from config.flags import CommandLine
 from config.settings import Settings
@@ -81,7 +82,8 @@ class TrainedModel:
         Raises:
             UserError: a file is missing or cannot be used, or the flags make no sense; one line.
         """
-        command = CommandLine(program, _spec(weights_of(run, weights)))
+        spec, state = _recognised(weights_of(run, weights))
+        command = CommandLine(program, spec)
         remarks = _seen_to_be_of_use(command, changed or {})
         given = {**(changed or {}), "eval": True, "load": str(weights_of(run, weights))}
         known = model_settings(command, given, run=run, weights=weights)
@@ -92,21 +94,25 @@ class TrainedModel:
         if known.description:
             known.description.see_that_it_is_of(vocab, known.weights, vocabulary or f"{run or settings.data}")
         device = torch.device("cuda" if settings.cuda else "cpu")
-        model = make_model(command, settings, len(vocab), device, known.weights)
+        model = make_model(command, settings, len(vocab), device, known.weights, state)
         remarks = (*remarks, *known.remarks)
         return cls(model.eval(), vocab, DATASETS[settings.dataset], settings, command, remarks, known.weights)
 
 
-def _spec(weights: Path) -> ModelSpec:
+def _recognised(weights: Path) -> tuple[ModelSpec, dict[str, Tensor] | None]:
+    """What kind of model the weights are of, and what they are where that took reading them."""
     description = ModelDescription.beside(weights)
     if description is None:  # files of published models have nothing beside them
         state = load_state_dict(weights)
-        recognising = (spec for spec in MODELS.values() if spec.weights.recognises(state))
-        return next(recognising, next(iter(MODELS.values())))
+        for spec in MODELS.values():
+            if spec.weights.recognises(state):
+                return spec, state
+        known = " or a ".join(MODELS)
+        raise UserError(f"{weights} is of no model that this program knows: pass the state dict of a {known}")
     if description.model not in MODELS:
         known = ", ".join(MODELS)
         raise UserError(f"{weights} is of a {description.model}, which this program does not know: it knows {known}")
-    return MODELS[description.model]
+    return MODELS[description.model], None
 
 
 def _seen_to_be_of_use(command: CommandLine, changed: Mapping[str, Any]) -> list[str]:
@@ -140,8 +146,9 @@ def make_model(
     n_token: int,
     device: torch.device,
     weights: str | os.PathLike | None = None,
+    state: dict[str, Tensor] | None = None,
 ) -> LanguageModel:
-    """A model initialised from the seed, or with the weights of a file.
+    """A model initialised from the seed, or with the weights of a file, or its content where that has been read.
 
     Raises:
         UserError: the settings make no model; the file cannot be used or does not match them.
@@ -158,15 +165,17 @@ def make_model(
         model.to(device)
     if weights:
         with enough_memory(f"{weights}", "make room, or use a machine with more of it"):
-            _load_weights(command, model, weights)
+            _load_weights(command, model, weights, load_state_dict(weights) if state is None else state)
     return model
 
 
-def _load_weights(command: CommandLine, model: LanguageModel, path: str | os.PathLike) -> None:
+def _load_weights(
+    command: CommandLine, model: LanguageModel, path: str | os.PathLike, state: dict[str, Tensor]
+) -> None:
     """Give a model the weights of a file, of any generation."""
     weights = command.spec.weights
     with mistakes_in_flags(command.flag_names, where=f"{path}: "):
-        state = weights.modern(load_state_dict(path))
+        state = weights.modern(state)
         weights.check(state, model.config)
     with mistakes_in_flags(command.flag_names):
         load_into(model, state, path)

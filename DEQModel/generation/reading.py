@@ -46,11 +46,11 @@ def read(model: LanguageModel, tokens: Tensor, memory: Memory | None, depth: Dep
     Args:
         model: in evaluation mode.
         tokens: the next ones, (N, B) with N ≥ 1.
-        memory: of what has been read before; None for nothing.
+        memory: a `Reading`'s, of what has been read before; None for nothing.
         depth: how deep the model goes.
         segment: tokens that are read at once.
     """
-    solves = []
+    model, solves = model.for_reading(), []
     for part in tokens.split(segment):
         hidden = model.hidden(part, memory, depth)
         memory = hidden.memory

@@ -241,6 +241,14 @@ class LanguageModel(nn.Module, ABC):
         nll = self.head.nll(hidden.states, targets)
         return LMOutput(nll, hidden.memory, hidden.solve, hidden.states, hidden.raw)
 
+    def for_reading(self) -> LanguageModel:
+        """A model of these parameters that reads a text in segments of any length as it reads it at once.
+
+        That is this one, unless what it is trained and scored with forgets at a segment's start what its memory could
+        hold. The memory of the model that is returned may be another than this one's.
+        """
+        return self
+
     def with_config(self, config: Any) -> LanguageModel:
         """A model of these parameters under other settings that can be swept, such as the length of its memory."""
         other = copy.copy(self)  # its tensors and submodules are this one's

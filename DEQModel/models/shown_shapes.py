@@ -1,7 +1,8 @@
-"""What the shapes in a state dict show of the settings that a model was trained with."""
+"""State dicts of any generation: their current names, and what their shapes show of the settings of training."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -10,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from utils.adaptive_embedding import has_projections, table_shapes
+
+BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,13 @@ def wnorm_faults(found: bool, expected: bool) -> list[str]:
 
 
 def raise_if_any(faults: Sequence[str]) -> None:
-    """Raises:
-    ValueError: there are faults; all of them in one line.
+    """Refuse a state dict that differs from a configuration.
+
+    Args:
+        faults: how they differ, a sentence each; none where they agree.
+
+    Raises:
+        ValueError: there are faults; all of them in one line.
     """
     if faults:
         raise ValueError(f"does not match the flags: {'; '.join(faults)}")
@@ -142,6 +150,19 @@ def without_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if not all(name.startswith("module.") for name in state):
         return state
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def with_current_names(state: dict[str, Tensor], cell_copies: tuple[str, ...]) -> dict[str, Tensor]:
+    """A state dict of any generation under today's names.
+
+    Those of 2019 and 2020 have copies of the cell, whose names begin with one of `cell_copies`, and projections of an
+    adaptive embedding and softmax as bare parameters.
+    """
+    return {
+        f"{name}.weight" if BARE_PROJECTION.search(name) else name: value
+        for name, value in without_wrapper(state).items()
+        if not name.startswith(cell_copies)
+    }
 
 
 def _div_val(widths: list[int], d_model: int, shapes: Shapes) -> int:

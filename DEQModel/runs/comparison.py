@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data.measure import BITS_PER_CHARACTER
 from data.vocabulary import Unit
 from runs.history import History
 from system.figures import power, three_digits
@@ -38,10 +39,8 @@ COLUMNS = (
     Column("valid ppl", "best", lambda run: run.best_perplexity, hundredths),
     Column("", "at step", lambda run: run.best_step, whole),
     Column("test", "ppl", lambda run: run.result("test", "perplexity"), hundredths),
-    Column("valid bpc", "best", lambda run: run.in_bits_per_character(run.best_perplexity), thousandths, "character"),
-    Column(
-        "test", "bpc", lambda run: run.in_bits_per_character(run.result("test", "perplexity")), thousandths, "character"
-    ),
+    Column("valid bpc", "best", lambda run: run.best_bits, thousandths, "character"),
+    Column("test", "bpc", lambda run: run.result("test", BITS_PER_CHARACTER.key), thousandths, "character"),
     Column("forward", "steps", lambda run: run.forward_steps.last, tenths),
     Column("", "residual", lambda run: run.forward_residual.last, power),
     Column("backward", "steps", lambda run: run.backward_steps.last, tenths),

@@ -13,7 +13,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.corpus import DATASETS
-from data.measure import BITS_PER_CHARACTER
+from data.measure import BITS_PER_CHARACTER, PERPLEXITY, Measure
 from data.vocabulary import Unit
 from runs.experiment import LOG_FILE, RESULTS_FILE, SETTINGS_FILE
 from system.errors import UserError
@@ -67,6 +67,7 @@ class History:
         seconds: of training, since the run began.
         tokens_per_second: in training.
         valid_perplexity: at the validations.
+        valid_bits: per character, likewise; of a run on characters.
         forward_steps, backward_steps: means over solves, likewise their residuals.
         probe_residual: after the last evaluation of each validation's probe.
     """
@@ -79,6 +80,7 @@ class History:
     seconds: Curve
     tokens_per_second: Curve
     valid_perplexity: Curve
+    valid_bits: Curve
     forward_steps: Curve
     backward_steps: Curve
     forward_residual: Curve
@@ -105,7 +107,8 @@ class History:
             "train_loss": "train/loss",
             "seconds": "train/seconds",
             "tokens_per_second": "train/tokens_per_second",
-            "valid_perplexity": "valid/perplexity",
+            "valid_perplexity": f"valid/{PERPLEXITY.key}",
+            "valid_bits": f"valid/{BITS_PER_CHARACTER.key}",
             "forward_steps": "forward/steps",
             "backward_steps": "backward/steps",
             "forward_residual": "forward/residual",
@@ -128,22 +131,18 @@ class History:
     @property
     def best_perplexity(self) -> float | None:
         """On valid, of the equilibrium stage where there were validations of it."""
-        curve, first = self.valid_perplexity, self.equilibrium_from or 0
-        points = [point for point in zip(curve.steps, curve.values, strict=True) if math.isfinite(point[1])]
-        seen = [value for step, value in points if step > first] or [value for _, value in points]
-        return self.result("valid", "perplexity") or min(seen, default=None)
+        return self._best(PERPLEXITY, self.valid_perplexity)
+
+    @property
+    def best_bits(self) -> float | None:
+        """Likewise bits per character; None for a run on words."""
+        return self._best(BITS_PER_CHARACTER, self.valid_bits)
 
     @property
     def unit(self) -> Unit:
         """What its tokens are, words where its settings do not tell."""
         rule = DATASETS.get(str(self.settings.get("dataset")))
         return rule.unit if rule else "word"
-
-    def in_bits_per_character(self, perplexity: float | None) -> float | None:
-        """The same for a run on characters; None for one on words."""
-        if self.unit != "character" or not perplexity or perplexity < 0:
-            return None
-        return BITS_PER_CHARACTER.of(math.log(perplexity))
 
     @property
     def best_step(self) -> int | None:
@@ -170,6 +169,12 @@ class History:
     def seconds_at(self, steps: tuple[int, ...]) -> tuple[float, ...]:
         """Seconds of training until each of these steps."""
         return tuple(np.interp(steps, (self.start, *self.seconds.steps), (0.0, *self.seconds.values)).tolist())
+
+    def _best(self, measure: Measure, curve: Curve) -> float | None:
+        first = self.equilibrium_from or 0
+        points = [point for point in zip(curve.steps, curve.values, strict=True) if math.isfinite(point[1])]
+        seen = [value for step, value in points if step > first] or [value for _, value in points]
+        return self.result("valid", measure.key) or min(seen, default=None)
 
     def _count(self, setting: str) -> int:
         value = self.settings.get(setting, 0)

@@ -27,18 +27,12 @@ class CopyMemory:
         """V: blank, symbols, marker."""
         return MARKER + 1
 
-    @property
-    def n_class(self) -> int:
-        """All tokens are classes."""
-        return MARKER + 1
-
     def length(self, seq_len: int) -> int:
         """L, which is T + 20 for `seq_len` T."""
         return seq_len + 2 * N_COPIED
 
-    def examples(self, n: int, seq_len: int, seed: int) -> Examples:
-        """n sequences with `seq_len` blanks between symbols and marker; the same for the same arguments."""
-        generator = torch.Generator().manual_seed(seed)
+    def examples(self, n: int, seq_len: int, generator: torch.Generator) -> Examples:
+        """n new sequences with `seq_len` blanks between symbols and marker."""
         symbols = torch.randint(BLANK + 1, MARKER, (N_COPIED, n), generator=generator)
         tokens = torch.full((self.length(seq_len), n), BLANK)
         targets = tokens.clone()

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 
 from synthetic.settings import Settings
 from synthetic.task import Examples, Task
 
-TEST_SEED = 2**62  # that of no run: all are tested on the same sequences
+FOR_TRAINING, FOR_TESTS = 0, 1
 
 
-def batches(task: Task, settings: Settings) -> Iterator[Examples]:
-    """Batches for updates, without an end; the same for the same seed."""
+def generator_of(purpose: int, seed: int = 0) -> torch.Generator:
+    """The source of a run's examples; no two purposes and seeds have the same.
+
+    PyTorch's generator takes up the lower 32 bits of its seed alone, so that these are made of all that is given.
+    """
+    (mixed,) = np.random.SeedSequence([purpose, seed]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed))
+
+
+def batches(task: Task, settings: Settings, generator: torch.Generator) -> Iterator[Examples]:
+    """Batches for updates, without an end."""
     size, length = settings.batch_size, settings.seq_len
-    first = settings.seed << 30  # updates of one seed have other numbers than those of another
     if settings.n_train == 0:
         while True:
-            first += 1
-            yield task.examples(size, length, first)
-    whole = task.examples(settings.n_train, length, first)
-    generator = torch.Generator().manual_seed(first)
+            yield task.examples(size, length, generator)
+    whole = task.examples(settings.n_train, length, generator)
     while True:
         yield columns(whole, torch.randint(settings.n_train, (size,), generator=generator))
 
 
-def test_examples(task: Task, settings: Settings, length: int) -> Examples:
-    """The test set at this length."""
-    return task.examples(settings.n_test, length, TEST_SEED)
+def examples_to_test(task: Task, settings: Settings, length: int) -> Examples:
+    """The test set at this length, the same one for all runs."""
+    return task.examples(settings.n_test, length, generator_of(FOR_TESTS))
 
 
 def columns(examples: Examples, chosen: torch.Tensor | slice) -> Examples:

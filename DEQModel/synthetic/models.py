@@ -14,7 +14,6 @@ from models.transformers.model import DEQTransformerLM
 from models.trellisnets import model as trellisnets
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.model import DEQTrellisNetLM
-from synthetic.explicit import ExplicitLM
 from synthetic.recurrent import RecurrentLM
 from synthetic.stack import TransformerStack
 from synthetic.tcn import TCN
@@ -99,11 +98,6 @@ def build(settings: Any, n_token: int) -> LanguageModel:
         ValueError: settings that contradict each other, named in backticks.
     """
     return MODELS[settings.model](settings, n_token)
-
-
-def is_equilibrium(model: LanguageModel) -> bool:
-    """Whether a depth is asked of it: the others go as deep as they are built."""
-    return not isinstance(model, ExplicitLM)
 
 
 def check_reach(model: LanguageModel, length: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 from models.protocol import LanguageModel
+from training.optimizer import no_maps
 from utils.muon import Muon
 
 
@@ -15,9 +16,7 @@ def _adam(model: LanguageModel, settings: Any) -> Optimizer:
 
 
 def _muon(model: LanguageModel, settings: Any) -> Optimizer:
-    vectors = [*model.embedding_parameters(), *model.head.parameters()]
-    vectors += [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
-    return Muon(model.parameters(), settings.lr, vectors=vectors, adam_ratio=settings.adam_ratio)
+    return Muon(model.parameters(), settings.lr, adam_ratio=settings.adam_ratio, **no_maps(model))
 
 
 OPTIMIZERS: dict[str, Callable[[LanguageModel, Any], Optimizer]] = {"Adam": _adam, "Muon": _muon}

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from synthetic.task import Examples
 
+N_SYMBOL = 4  # of the alphabet
+
 
 @dataclass(frozen=True)
 class PHop:
@@ -26,10 +28,9 @@ class PHop:
 
     Args:
         p: number of hops, 1 or more.
-        n_symbol: size of the alphabet, 2 or more.
 
     Raises:
-        ValueError: p or n_symbol out of range.
+        ValueError: p out of range.
 
     Source: the task hop_k of Sanford, Hsu and Telgarsky, arXiv 2402.09268, section 4, with a target at every position
         and no equal neighbours, as in their experiments; Saunshi et al., arXiv 2502.17416, have the same hops over 4
@@ -37,43 +38,34 @@ class PHop:
     """
 
     p: int = 4
-    n_symbol: int = 4
 
     def __post_init__(self) -> None:
         if self.p < 1:
             raise ValueError(f"`p` is {self.p}: pass 1 or more")
-        if self.n_symbol < 2:
-            raise ValueError(f"`n_symbol` is {self.n_symbol}: pass 2 or more, as neighbours differ")
 
     @property
     def n_token(self) -> int:
         """V, that of the symbols."""
-        return self.n_symbol
-
-    @property
-    def n_class(self) -> int:
-        """Targets are symbols."""
-        return self.n_symbol
+        return N_SYMBOL
 
     def length(self, seq_len: int) -> int:
         """L, `seq_len` itself."""
         return seq_len
 
-    def examples(self, n: int, seq_len: int, seed: int) -> Examples:
-        """n sequences of this length; the same for the same arguments."""
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.randint(self.n_symbol, (1, n), generator=generator)
-        steps = torch.randint(1, self.n_symbol, (seq_len - 1, n), generator=generator)
-        tokens = torch.cat([first, steps]).cumsum(0) % self.n_symbol
-        places = reached(tokens, self.p, self.n_symbol)
+    def examples(self, n: int, seq_len: int, generator: torch.Generator) -> Examples:
+        """n new sequences of this length."""
+        first = torch.randint(N_SYMBOL, (1, n), generator=generator)
+        steps = torch.randint(1, N_SYMBOL, (seq_len - 1, n), generator=generator)
+        tokens = torch.cat([first, steps]).cumsum(0) % N_SYMBOL
+        places = reached(tokens, self.p)
         return Examples(tokens, tokens.gather(0, places), places > 0)
 
 
-def reached(tokens: Tensor, p: int, n_symbol: int) -> Tensor:
+def reached(tokens: Tensor, p: int) -> Tensor:
     """The positions (L, B) that p hops lead to; 0 where one of them has nothing to follow."""
     positions = torch.arange(len(tokens))[:, None]
     find = torch.zeros_like(tokens)
-    for symbol in range(n_symbol):
+    for symbol in range(N_SYMBOL):
         here = tokens == symbol
         after = torch.where(here, positions + 1, 0).cummax(0).values  # after the last occurrence so far
         before = torch.cat([torch.zeros_like(after[:1]), after[:-1]])  # after the last one before

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from config.checks import check_needs
-from config.depth import equilibrium
 from config.parser import Parser, check_ranges
 from config.words import mistakes_in_flags
-from synthetic.models import build, check_reach, n_parameters
+from synthetic.models import build, n_parameters
 from synthetic.record import Record, name_of, place_of, recorded
-from synthetic.scoring import TestFigures
+from synthetic.scoring import Trial
 from synthetic.settings import GROUPS, Settings, completed, usual
 from synthetic.table import table
 from synthetic.tasks import TASKS
-from synthetic.testing import tests
-from synthetic.training import Training
+from synthetic.training import Training, training_depth
+from synthetic.trials import check_lengths, trials
 from system.errors import UserError
 from system.figures import duration, power
 from system.flag import flags_of
@@ -73,13 +72,9 @@ def check(settings: Settings) -> None:
     check_ranges(dataclasses.asdict(settings), flags)
     check_needs(settings, flags, usual(settings.task, settings.model))
     with mistakes_in_flags(FLAG_NAMES):
-        settings.n_applications  # noqa: B018 its mistake is told here
+        training_depth(settings)
         for stage in settings.stages:
-            TASKS[stage.task](stage)
-        equilibrium(settings)
-        task = TASKS[settings.task](settings)
-        with torch.device("meta"):
-            check_reach(build(settings, task.n_token), task.length(settings.seq_len))
+            check_lengths(stage)
     if settings.cuda and not torch.cuda.is_available():
         raise UserError("--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU")
 
@@ -95,7 +90,7 @@ def _finished(settings: Settings) -> Record:
     for i, stage in enumerate(settings.stages, start=1):
         training.run(stage, name_of(stage))
         if settings.test_stages or i == len(settings.stages):
-            figures += tests(model, stage)
+            figures += trials(model, stage)
     done = training.figures()
     say(
         f"{name}: trained in {duration(done.seconds)}, {1000 * done.seconds_a_step:.0f} ms a step, "
@@ -104,7 +99,7 @@ def _finished(settings: Settings) -> Record:
     return Record(recorded(settings), n_parameters(model), done, tuple(figures), peak_memory(device))
 
 
-def in_words(test: TestFigures, task: str) -> str:
+def in_words(test: Trial, task: str) -> str:
     """A test's figures."""
     threshold = "" if test.threshold is None else f" threshold {test.threshold}"
     steps = "" if test.steps is None else f", {test.steps:.1f} solver steps, residual {power(test.residual)}"

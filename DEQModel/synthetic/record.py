@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthetic.scoring import TestFigures
+from synthetic.scoring import Trial
 from synthetic.settings import RecordSettings, Settings
 from synthetic.training import Point, TrainingFigures
 from system.errors import UserError
@@ -34,7 +35,7 @@ class Record:
     settings: Mapping[str, Any]
     parameters: int
     training: TrainingFigures
-    tests: tuple[TestFigures, ...]
+    tests: tuple[Trial, ...]
     peak_memory: Mapping[str, int]
 
     def write(self, path: Path) -> None:
@@ -65,11 +66,17 @@ class Record:
                 settings=content["settings"],
                 parameters=content["parameters"],
                 training=TrainingFigures(course=course, **training),
-                tests=tuple(TestFigures(**test) for test in content["tests"]),
+                tests=tuple(Trial(**_with_nan(test)) for test in content["tests"]),
                 peak_memory=content["peak_memory"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is no record of a run ({error}): {remedy}") from error
+
+
+def _with_nan(test: Mapping[str, Any]) -> dict[str, Any]:
+    """A test's loss, and the residual of its solves, where JSON has null because they were not finite."""
+    numbers = {"loss"} if test["steps"] is None else {"loss", "residual"}
+    return {name: math.nan if value is None and name in numbers else value for name, value in test.items()}
 
 
 def recorded(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from models.protocol import LanguageModel
 from modules.depth import Depth
-from modules.report import SolveInfo, SolveReport
+from modules.report import SolveInfo
 from synthetic.examples import columns, to
 from synthetic.task import Examples
+
+NOT_COUNTED = -1  # in the place of targets
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TestFigures:
-    """A test.
+class Trial:
+    """A test of a model on one set of examples.
 
     Attributes:
         p: hops of its task, where that is p_hop.
@@ -50,16 +53,17 @@ class TestFigures:
 
 
 def score(model: LanguageModel, examples: Examples, depth: Depth) -> Score:
-    """The sums over one batch."""
+    """The sums over one batch; the host does not wait for the device."""
     hidden = model.hidden(examples.tokens, None, depth)
     counted = examples.counted
-    log_p, targets = model.head.log_prob(hidden.states[counted]), examples.targets[counted]
-    nll = F.nll_loss(log_p, targets, reduction="sum")
+    log_p = model.head.log_prob(hidden.states.flatten(0, 1))  # (L * B, V)
+    targets = examples.targets.where(counted, NOT_COUNTED).flatten()
+    nll = F.nll_loss(log_p, targets, reduction="sum", ignore_index=NOT_COUNTED)
     return Score(nll, (log_p.detach().argmax(dim=1) == targets).sum(), counted.sum(), hidden.solve)
 
 
 @torch.no_grad()
-def tested(
+def tried(
     model: LanguageModel,
     examples: Examples,
     depth: Depth,
@@ -68,7 +72,7 @@ def tested(
     length: int,
     threshold: int | None,
     batch_size: int,
-) -> TestFigures:
+) -> Trial:
     """The figures of a whole test set, `batch_size` sequences at a time."""
     device = next(model.parameters()).device
     start, scores = time.perf_counter(), []
@@ -79,22 +83,18 @@ def tested(
         sum(float(getattr(part, name)) for part in scores) for name in ("nll", "n_right", "n_counted")
     )
     reports = [part.solve.forward for part in scores if part.solve is not None]
-    return TestFigures(
+    return Trial(
         p=p,
         length=length,
         threshold=threshold,
         loss=nll / n_counted,
         accuracy=n_right / n_counted,
-        steps=mean_steps(reports),
-        residual=_mean([report.residual for report in reports]),
+        steps=mean([report.n_steps for report in reports]),
+        residual=mean([report.residual for report in reports]),
         seconds=time.perf_counter() - start,
     )
 
 
-def mean_steps(reports: list[SolveReport]) -> float | None:
-    """Of the solves, None of none."""
-    return _mean([report.n_steps for report in reports])
-
-
-def _mean(values: list[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
+    """None of none."""
     return sum(values) / len(values) if values else None

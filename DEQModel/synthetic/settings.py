@@ -135,6 +135,11 @@ class Settings(RecordSettings, GradientSettings, SolveSettings, CourseSettings, 
         return stages(self, self.curriculum)
 
     @property
+    def lengths_to_test(self) -> tuple[int, ...]:
+        """The lengths T of its tests."""
+        return self.test_lengths or (self.seq_len,)
+
+    @property
     def n_updates(self) -> int:
         """Updates of all stages."""
         return sum(stage.max_step for stage in self.stages)

@@ -13,7 +13,7 @@ from synthetic.task import Examples
 
 GROUP = tuple(permutations(range(5)))  # S5 in lexicographic order: a permutation's class is its place here
 GENERATORS = ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0))  # a transposition and a 5-cycle
-LETTERS = {"generators": GENERATORS, "elements": GROUP}
+BEGINNING = len(GENERATORS)  # the token that marks it; those below are the letters
 
 
 @dataclass(frozen=True)
@@ -25,57 +25,34 @@ class StateTracking:
     S5 is not solvable, so that its word problem is complete for NC1: no transformer of fixed depth is known to solve it
     at every length.
 
-    Args:
-        letters: a key of `LETTERS`: the two generators, or all 120 elements.
-
-    Raises:
-        ValueError: other letters.
-
     Source: the word problem of S5, a tag at every position, as in Merrill, Petty and Sabharwal, The Illusion of State,
         arXiv 2404.08819, whose letters are all elements; Liu et al., arXiv 2210.10749, have generators as letters.
     """
 
-    letters: str = "generators"
-
-    def __post_init__(self) -> None:
-        if self.letters not in LETTERS:
-            raise ValueError(f"`letters` is {self.letters!r}: choose one of {', '.join(LETTERS)}")
-
     @property
     def n_token(self) -> int:
         """V: letters, the mark after them, and classes share one vocabulary."""
-        return max(self.beginning + 1, self.n_class)
-
-    @property
-    def beginning(self) -> int:
-        """The token that marks the beginning."""
-        return len(LETTERS[self.letters])
-
-    @property
-    def n_class(self) -> int:
-        """Targets are elements of the group."""
         return len(GROUP)
 
     def length(self, seq_len: int) -> int:
         """L, the letters and the mark."""
         return seq_len + 1
 
-    def examples(self, n: int, seq_len: int, seed: int) -> Examples:
-        """n words of `seq_len` letters; the same for the same arguments."""
-        products = _products(self.letters)
-        generator = torch.Generator().manual_seed(seed)
-        word = torch.randint(self.beginning, (seq_len, n), generator=generator)
+    def examples(self, n: int, seq_len: int, generator: torch.Generator) -> Examples:
+        """n new words of `seq_len` letters."""
+        products = _products()
+        word = torch.randint(BEGINNING, (seq_len, n), generator=generator)
         states = [torch.zeros(n, dtype=torch.int64)]  # the class 0 is the identity
         for letter in word:
             states.append(products[states[-1], letter])
-        tokens = torch.cat([torch.full((1, n), self.beginning), word])
+        tokens = torch.cat([torch.full((1, n), BEGINNING), word])
         counted = torch.ones_like(tokens, dtype=torch.bool)
         counted[0] = False
         return Examples(tokens, torch.stack(states), counted)
 
 
 @cache
-def _products(letters: str) -> Tensor:
+def _products() -> Tensor:
     """The class of g ∘ x, (120, number of letters), for the element g and the letter x."""
     classes = {element: number for number, element in enumerate(GROUP)}
-    return torch.tensor([[classes[tuple(g[i] for i in x)] for x in LETTERS[letters]] for g in GROUP])
+    return torch.tensor([[classes[tuple(g[i] for i in x)] for x in GENERATORS] for g in GROUP])

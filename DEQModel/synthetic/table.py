@@ -10,7 +10,7 @@ from pathlib import Path
 from synthetic.copy_memory import guessing
 from synthetic.published import PUBLISHED
 from synthetic.record import Record, model_in_words
-from synthetic.scoring import TestFigures
+from synthetic.scoring import Trial
 from synthetic.settings import usual
 from system.errors import UserError
 from system.figures import duration, power, three_digits
@@ -52,7 +52,7 @@ def _task_of(run: Record) -> tuple[str, int, int]:
     return settings["task"], settings["p"] if settings["task"] == "p_hop" else 0, settings["seq_len"]
 
 
-def main_test(run: Record) -> TestFigures:
+def main_test(run: Record) -> Trial:
     """The test at the training length and threshold, or the nearest to it that there is."""
     settings = run.settings
     usual_threshold = int(settings["depth"]) if settings["depth"].isdigit() else settings["f_thres"]
@@ -75,7 +75,7 @@ def _columns(groups: Sequence[Runs]) -> list[list[str]]:
         ("accuracy", lambda runs: _with_spread(runs, lambda run: main_test(run).accuracy, "{:.4f}".format)),
         ("time", lambda runs: duration(_mean(runs, lambda run: run.training.seconds))),
         ("ms/step", lambda runs: f"{1000 * _mean(runs, lambda run: run.training.seconds_a_step):.0f}"),
-        ("MB", lambda runs: f"{_mean(runs, lambda run: max(run.peak_memory.values())) / MEGABYTE:.0f}"),
+        ("MB", lambda runs: f"{_mean(runs, lambda run: _peak(run)) / MEGABYTE:.0f}"),
         ("forward", lambda runs: _steps(runs, lambda run: run.training.forward_steps)),
         ("backward", lambda runs: _steps(runs, lambda run: run.training.backward_steps)),
         ("in test", lambda runs: _steps(runs, lambda run: main_test(run).steps)),
@@ -134,6 +134,11 @@ def _published(run: Record) -> str:
 
 def _guess(run: Record) -> str:
     return power(guessing(run.settings["seq_len"])) if run.settings["task"] == "copy_memory" else MISSING
+
+
+def _peak(run: Record) -> int:
+    """Bytes, of the device where it was not the host."""
+    return run.peak_memory.get("device", run.peak_memory["host"])
 
 
 def _steps(runs: Runs, figure: Callable[[Record], float | None]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,13 @@ class Task(Protocol):
 
     Attributes:
         n_token: V; tokens and targets are below it.
-        n_class: targets are below it.
     """
 
     @property
     def n_token(self) -> int: ...
 
-    @property
-    def n_class(self) -> int: ...
-
     def length(self, seq_len: int) -> int:
         """L of the sequences that `seq_len` asks for."""
 
-    def examples(self, n: int, seq_len: int, seed: int) -> Examples:
-        """n sequences; the same for the same arguments."""
+    def examples(self, n: int, seq_len: int, generator: Generator) -> Examples:
+        """n new sequences."""

@@ -9,15 +9,14 @@ from functools import partial
 
 from torch import Tensor
 
-from config.depth import equilibrium
+from config.depth import equilibrium, stages
 from models.protocol import LanguageModel
 from modules.depth import Applications, DepthSchedule
 from modules.report import SolveInfo
-from synthetic.examples import batches, to
-from synthetic.models import is_equilibrium
+from synthetic.examples import FOR_TRAINING, batches, generator_of, to
 from synthetic.optimizers import OPTIMIZERS
-from synthetic.scoring import Score, mean_steps, score
-from synthetic.settings import Settings
+from synthetic.scoring import Score, mean, score
+from synthetic.settings import DEQ_MODELS, Settings
 from synthetic.task import Examples
 from synthetic.tasks import TASKS
 from system.errors import UserError
@@ -75,7 +74,9 @@ class Training:
         self.depths, self.penalty = training_depth(settings), JacobianPenalty.of(settings)
         self.n_updates, self.step, self.seconds = settings.n_updates, 0, 0.0
         self.course = _Course()
-        self.solves: list[SolveInfo] = []
+        self.generator = generator_of(FOR_TRAINING, settings.seed)
+        self.forward_steps: list[int] = []
+        self.backward_steps: list[int] = []
 
     def run(self, stage: Settings, name: str) -> None:
         """The updates of a stage; `name` stands in front of the bar.
@@ -84,7 +85,7 @@ class Training:
             UserError: the loss is not finite any more.
         """
         schedule = Schedule(stage.scheduler, stage.lr, stage.warmup_step, stage.max_step)
-        examples = batches(TASKS[stage.task](stage), stage)
+        examples = batches(TASKS[stage.task](stage), stage, self.generator)
         start = time.perf_counter()
         self.model.train()
         with progress_bar(stage.max_step, name) as bar:
@@ -99,12 +100,11 @@ class Training:
 
     def _update(self, batch: Examples) -> None:
         depth = self.depths.at(self.step)
-        solves = is_equilibrium(self.model) and not isinstance(depth, Applications)
-        charge = self.penalty.at(self.step) if solves else None
+        charge = None if isinstance(depth, Applications) else self.penalty.at(self.step)
         if charge is not None:
             depth = partial(depth, jacobian_samples=charge.samples)
         result = score(self.model, batch, depth)
-        loss = result.nll / result.n_counted
+        loss = result.nll / result.n_counted.clamp(min=1)  # of a batch without any nothing is learned
         if charge is not None:
             loss = loss + charge.weight * result.solve.jacobian_loss
         self.optimizer.zero_grad()
@@ -112,8 +112,16 @@ class Training:
         self.clip()
         self.optimizer.step()
         self.course.add(result)
-        self.solves += [result.solve] if result.solve is not None else []
+        self._note(result.solve)
         self.step += 1
+
+    def _note(self, solve: SolveInfo | None) -> None:
+        """Keep the counts alone: a solve's report holds on to tensors."""
+        if solve is None:
+            return
+        self.forward_steps.append(solve.forward.n_steps)
+        if solve.backward is not None:
+            self.backward_steps.append(solve.backward.n_steps)
 
     def figures(self) -> TrainingFigures:
         """What it came to."""
@@ -123,20 +131,18 @@ class Training:
             accuracy=last.accuracy,
             seconds=self.seconds,
             seconds_a_step=self.seconds / self.step,
-            forward_steps=mean_steps([solve.forward for solve in self.solves]),
-            backward_steps=mean_steps([solve.backward for solve in self.solves if solve.backward is not None]),
+            forward_steps=mean(self.forward_steps),
+            backward_steps=mean(self.backward_steps),
             course=tuple(self.course.points),
         )
 
 
 def training_depth(settings: Settings) -> DepthSchedule:
     """What each update does: so many applications, or the shallow stage, then the equilibrium."""
-    if settings.n_applications is not None:
-        return DepthSchedule(((0, Applications(settings.n_applications)),))
-    solves = equilibrium(settings, training=True)
-    if settings.pretrain_steps == 0:
-        return DepthSchedule(((0, solves),))
-    return DepthSchedule(((0, Applications(settings.n_layer)), (settings.pretrain_steps, solves)))
+    n_applications = 1 if settings.model not in DEQ_MODELS else settings.n_applications
+    if n_applications is not None:
+        return DepthSchedule(((0, Applications(n_applications)),))
+    return stages(settings, equilibrium(settings, training=True))
 
 
 class _Course:
@@ -154,5 +160,5 @@ class _Course:
         self._sums.clear()
         if not math.isfinite(nll):
             raise UserError(f"the loss is {nll} by update {step}: lower --lr, or change the solver's settings")
-        self.points.append(Point(step, nll / n_counted, n_right / n_counted))
+        self.points.append(Point(step, nll / max(n_counted, 1), n_right / max(n_counted, 1)))
         return self.points[-1]

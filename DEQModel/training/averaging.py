@@ -1,14 +1,18 @@
 """Averaged SGD: once validations stop improving, the mean of the weights from there on is validated and kept."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim.swa_utils import AveragedModel
+import torch
+from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from config.settings import Settings
 from models.protocol import LanguageModel
 from utils.schedules import Patience
+
+PREFIX = "module."  # of the mean's names in a checkpoint
 
 
 class WeightAverage:
@@ -28,12 +32,14 @@ class WeightAverage:
     def __init__(self, settings: Settings, model: LanguageModel):
         self.is_asked_for, self.trained = settings.asgd, model
         self.patience = Patience(settings.nonmono)
-        self.averaged: AveragedModel | None = None
+        self.averaged: LanguageModel | None = None
+        self.n_averaged = 0
+        self.take_in = get_swa_multi_avg_fn()
 
     @property
     def model(self) -> LanguageModel:
         """The model that counts: of the mean weights where there are some, else the trained one."""
-        return self.trained if self.averaged is None else self.averaged.module
+        return self.trained if self.averaged is None else self.averaged
 
     def consider(self, loss: float) -> bool:
         """Take in a validation's loss (nats per token); whether averaging begins with the weights of now."""
@@ -42,14 +48,15 @@ class WeightAverage:
         begins = self.patience.ends_with(loss) and math.isfinite(loss)
         self.patience = self.patience.after(loss)
         if begins:
-            self._begin()
-            self.add()
+            self.averaged, self.n_averaged = copy.deepcopy(self.trained), 1
         return begins
 
     def add(self) -> None:
         """Take in the weights that an update has led to."""
         if self.averaged is not None:
-            self.averaged.update_parameters(self.trained)
+            mean, new = ([p.detach() for p in model.parameters()] for model in (self.averaged, self.trained))
+            self.take_in(mean, new, self.n_averaged)  # a number of Python: the host need not wait for a device
+            self.n_averaged += 1
 
     def begin_stage(self) -> None:
         """Wait for the trigger anew: the shallow stage's weights and losses say nothing about the equilibrium's."""
@@ -58,14 +65,14 @@ class WeightAverage:
     def put_into_trained(self) -> None:
         """Give the trained model the weights that count."""
         if self.averaged is not None:
-            self.trained.load_state_dict(self.averaged.module.state_dict())
-
-    def _begin(self) -> None:
-        self.averaged = AveragedModel(self.trained)
+            self.trained.load_state_dict(self.averaged.state_dict())
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        weights = None if self.averaged is None else self.averaged.state_dict()
+        """For a checkpoint; the mean as `torch.optim.swa_utils.AveragedModel` writes it."""
+        weights = None
+        if self.averaged is not None:
+            mean = {f"{PREFIX}{name}": value for name, value in self.averaged.state_dict().items()}
+            weights = {"n_averaged": torch.tensor(self.n_averaged), **mean}
         return {"average": {"losses": list(self.patience.losses), "weights": weights}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -74,5 +81,6 @@ class WeightAverage:
             return
         self.patience = Patience(self.patience.n, tuple(state["average"]["losses"]))
         if state["average"]["weights"] is not None:
-            self._begin()
-            self.averaged.load_state_dict(state["average"]["weights"])
+            weights = dict(state["average"]["weights"])
+            self.averaged, self.n_averaged = copy.deepcopy(self.trained), int(weights.pop("n_averaged"))
+            self.averaged.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})

@@ -27,7 +27,10 @@ from system.state_dicts import load_into
 from training.activation_penalty import ActivationPenalty
 from training.checkpoint import CHECKPOINT_FILE
 from training.jacobian_penalty import Charge
-from utils.optimizers import OPTIMIZERS, Clipping
+from training.optimizer import make_optimizer
+from utils.optimizers import Clipping
+
+CHANGEABLE = ("weight_decay", "adam_ratio")  # options of an optimizer that a run that goes on may change
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Updater:
         """The updater that a run's settings ask for."""
         return cls(
             model,
-            OPTIMIZERS[settings.optim](model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay),
+            make_optimizer(model, settings),
             Clipping(model.parameters(), model.embedding_parameters() if settings.clip_nonemb else (), settings.clip),
             world=world,
             n_chunks=settings.batch_chunk,
@@ -155,7 +158,7 @@ class Updater:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`; options of the optimizer that the user may have changed since are kept."""
         load_into(self.model, state["model"], CHECKPOINT_FILE)
-        weight_decay = [group["weight_decay"] for group in self.optimizer.param_groups]
+        chosen = [{name: group[name] for name in CHANGEABLE if name in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, kept in zip(self.optimizer.param_groups, weight_decay, strict=True):
-            group["weight_decay"] = kept
+        for group, kept in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(kept)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from utils.muon import Muon
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "Adam": torch.optim.Adam,
     "SGD": torch.optim.SGD,
@@ -14,6 +16,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "RMSprop": torch.optim.RMSprop,
     # decoupled, as Liu et al., arXiv 1908.03265, published it
     "RAdam": partial(torch.optim.RAdam, decoupled_weight_decay=True),
+    "Muon": Muon,
 }
 
 

@@ -11,27 +11,28 @@ FALL = 0.4  # share of the updates over which a trapezoid falls
 class Schedule:
     """The learning rate of the update that follows `step` updates.
 
-        step < warmup_step        lr * step / warmup_step
+        step < warmup_step        lr * step / warmup_step        (inv_sqrt: / warmup_step**1.5)
         cosine                    eta_min + (lr - eta_min) (1 + cos(pi * step / max_step)) / 2
         inv_sqrt                  lr * step**-0.5
         trapezoid                 lr; over the last 40 % of max_step it falls linearly to eta_min
         constant, dev_perf        lr
 
-    Each step of `when` that has been reached divides it by 10.
+    Each step of `when` that has been reached divides it by 10, with any kind and in the warm-up too.
 
-    The cosine counts from step 0, not from the end of the warm-up; inv_sqrt warms up with
-    lr * step / warmup_step**1.5, so that it meets its fall. The very first update (step 0) has the rate of
-    step 1 while the rate warms up: update 1 uses lr / warmup_step, neither the full rate nor none at all.
+    Cosine and trapezoid count from step 0, not from the end of the warm-up; inv_sqrt warms up so that it meets its
+    fall. The very first update (step 0) has the rate of step 1 while the rate warms up: update 1 uses
+    lr / warmup_step, neither the full rate nor none at all.
 
     Args:
         kind: a key of `SCHEDULES`; dev_perf's `lr` is lowered by a `Plateau`.
         lr: highest rate (inv_sqrt: factor).
         warmup_step: steps of linear warm-up.
-        max_step: step at which the cosine reaches eta_min; it stays there.
+        max_step: step at which cosine and trapezoid reach eta_min; they stay there.
         eta_min: last rate of cosine and trapezoid.
-        when: steps.
+        when: steps (updates, not epochs) at which the rate is divided by 10.
 
-    Source: cosine, Loshchilov and Hutter, arXiv 1608.03983; inv_sqrt, Vaswani et al., arXiv 1706.03762, §5.3.
+    Source: cosine, Loshchilov and Hutter, arXiv 1608.03983; inv_sqrt, Vaswani et al., arXiv 1706.03762, §5.3;
+    trapezoid, Hägele et al., arXiv 2405.18392.
     """
 
     kind: str
@@ -93,6 +94,13 @@ class Plateau:
 
     Progress is a loss below the best one by more than 1e-4 of it. The rate never falls below `lr_min`.
     A value, not a process: `after(loss)` returns the state that follows, so that a run can be saved.
+
+    Args:
+        lr: the rate of now.
+        decay_rate, lr_min: factor, and smallest rate.
+        patience: validations without progress that change nothing; 0 lowers the rate after the first.
+        best: lowest loss so far, nats per token.
+        bad: validations without progress since it, or since the rate fell.
     """
 
     lr: float
@@ -117,6 +125,10 @@ class Patience:
 
     A value, as `Plateau`: `after(loss)` returns the state that follows. A loss that is not finite is no progress.
 
+    Args:
+        n: validations that the comparison leaves out, the last ones; 0 compares with all.
+        losses: of all validations so far, nats per token, the oldest first.
+
     Source: the trigger of Merity, Keskar and Socher, arXiv 1708.02182, algorithm 1.
     """
 
@@ -135,7 +147,12 @@ class Patience:
 
 @dataclass(frozen=True)
 class Annealing:
-    """Divides the rate by 10 after each validation without progress; then the best loss counts as one of now."""
+    """Divides the rate by 10 after each validation without progress; then the best loss counts as one of now.
+
+    Args:
+        patience: tells such validations.
+        falls: how often the rate has been divided.
+    """
 
     patience: Patience
     falls: int = 0

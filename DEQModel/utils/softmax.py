@@ -50,7 +50,8 @@ class MixtureOfSoftmaxes:
         prior: P (K, D).
         latent: all L_k one after the other (K·E, D), and their biases.
         decoder: W (V, E) and b (V,).
-        dropout: rate for the latents in training, one mask per sequence and channel.
+        dropout: rate for the latents, one mask per sequence and channel.
+        training: whether they are dropped.
 
     Source: Yang et al., Breaking the Softmax Bottleneck, arXiv 1711.03953, section 2.4.
     """
@@ -58,7 +59,8 @@ class MixtureOfSoftmaxes:
     prior: nn.Linear
     latent: nn.Linear
     decoder: nn.Linear
-    dropout: float
+    dropout: float = 0.0
+    training: bool = False
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of all its maps."""
@@ -82,5 +84,5 @@ class MixtureOfSoftmaxes:
     def _logits(self, hidden: Tensor) -> Tensor:
         latent = torch.tanh(self.latent(hidden))
         # one mask for all positions, which come first
-        mask = variational_mask(latent.shape[1:], self.dropout, latent, training=self.latent.training)
+        mask = variational_mask(latent.shape[1:], self.dropout, latent, training=self.training)
         return self.decoder(masked(latent, mask).unflatten(-1, (-1, self.decoder.in_features)))

@@ -168,11 +168,15 @@ class DEQTransformerLM(LanguageModel):
         return kind(*(self.inject_conv.weight.new_zeros(n_batch, 0, width) for width in widths[: len(kind._fields)]))
 
     def _remember(self, memory: Memory | LayeredMemory, new: tuple[Tensor, ...]) -> Memory | LayeredMemory:
-        """The last mem_len positions of [memory; new], detached."""
-        n_key = memory.z.shape[1] + new[0].shape[1]
+        """The last mem_len positions of [memory; new], detached: copies, as views would keep all alive."""
+        n_memory = memory.z.shape[1]
+        n_key = n_memory + new[0].shape[1]
         first = n_key - min(self.config.mem_len, n_key)
-        parts = (torch.cat([old, of_segment.detach()], dim=1) for old, of_segment in zip(memory, new, strict=True))
-        return type(memory)(*(part[:, first:] for part in parts))
+        parts = (
+            torch.cat([old[:, first:], of_segment.detach()[:, max(first - n_memory, 0) :]], dim=1)
+            for old, of_segment in zip(memory, new, strict=True)
+        )
+        return type(memory)(*parts)
 
 
 def _through(

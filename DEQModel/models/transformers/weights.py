@@ -14,6 +14,7 @@ from models.shown_shapes import (
     raise_if_any,
     switch_faults,
     vocabulary_faults,
+    with_current_names,
     without_wrapper,
     wnorm_faults,
 )
@@ -22,7 +23,6 @@ from models.transformers.config import DEQTransformerConfig
 from models.transformers.torchdeq import from_torchdeq, is_torchdeqs
 
 CELL_COPIES = ("func_copy.", "deq.", "deqback.")
-BARE_PROJECTION = re.compile(r"(^|\.)(emb|out)_projs\.\d+$")
 ATTENTION = ("func.", "func.layers.0.")  # where a cell of one pair, and one of several, has its first attention
 FEED_FORWARD_WEIGHT = re.compile(r"\.ff[12]_net\.weight(_[gv])?$")
 VALUES = (
@@ -100,21 +100,16 @@ class DEQTransformerWeights:
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same weights as the current generation stores them; its own state dicts stay as they are.
 
-        State dicts of 2019 and 2020 have copies of the cell, projections as bare parameters, and the linear maps of the
-        feed-forward as convolutions of kernel 1.
+        State dicts of 2019 and 2020 have, beside what `with_current_names` changes, the linear maps of the feed-forward
+        as convolutions of kernel 1.
         """
-        state = without_wrapper(state)
-        if is_torchdeqs(state):
-            return from_torchdeq(state)
-        current = {}
-        for name, value in state.items():
-            if name.startswith(CELL_COPIES):
-                continue
-            if BARE_PROJECTION.search(name):
-                name += ".weight"
+        bare = without_wrapper(state)
+        if is_torchdeqs(bare):
+            return from_torchdeq(bare)
+        current = with_current_names(state, CELL_COPIES)
+        for name, value in current.items():
             if FEED_FORWARD_WEIGHT.search(name) and value.dim() == 3 and value.shape[2] == 1:
-                value = value.squeeze(2)
-            current[name] = value
+                current[name] = value.squeeze(2)
         return current
 
     def check(self, state: dict[str, Tensor], config: DEQTransformerConfig) -> None:

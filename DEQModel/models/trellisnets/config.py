@@ -10,6 +10,7 @@ from system.flag import ITS_SHAPE, TRAINED_WITH, Need, flag
 from utils.adaptive_embedding import check_bins
 
 MIXTURE = Need("--n_experts", lambda s: s.n_experts > 0)
+EARLIER_TAPS = Need("--ksize 2 or more", lambda s: s.ksize > 1)  # those that see what is before a position
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class DEQTrellisNetFlags(BinFlags):
         500, "hidden channels that are the output, the last ones", least=1, below=2**31, fixed=ITS_SHAPE, is_width=True
     )
     ksize: int = flag(2, "taps of the convolution", least=1, below=2**31, fixed=ITS_SHAPE)
-    dilation: int = flag(1, "positions between two taps", least=1, below=2**31, fixed=TRAINED_WITH)
+    dilation: int = flag(1, "positions between two taps", least=1, below=2**31, fixed=TRAINED_WITH, serves=EARLIER_TAPS)
     wnorm: bool = flag(False, "weight normalisation in the cell and of the injection", fixed=ITS_SHAPE)
     n_experts: int = flag(
         0, "softmaxes of a mixture, 0 means a single one", least=0, below=2**31, fixed=ITS_SHAPE, is_width=True
@@ -33,7 +34,9 @@ class DEQTrellisNetFlags(BinFlags):
     dropouti: float = flag(0.0, "dropout of the embedded input", least=0, below=1)
     dropouth: float = flag(0.0, "dropout of the hidden part in the cell", least=0, below=1)
     dropoutl: float = flag(0.0, "dropout of the latent vectors of --n_experts", least=0, below=1, serves=MIXTURE)
-    wdrop: float = flag(0.0, "DropConnect on the convolution's weight, on all taps but the last", least=0, below=1)
+    wdrop: float = flag(
+        0.0, "DropConnect on the convolution's weight, on all taps but the last", least=0, below=1, serves=EARLIER_TAPS
+    )
     emb_dropout: float = flag(0.0, "share of the words that are dropped whole from the embedding", least=0, below=1)
 
 

@@ -52,7 +52,7 @@ class CausalConvolution(nn.Module):
     @torch.no_grad()
     def draw_small(self) -> None:
         """Draw W and b anew from N(0, 0.01²): a map that hardly moves the state is one that solves start well from."""
-        nn.init.normal_(self.weight_v if self.wnorm else self.weight, 0.0, INIT_STD)
+        nn.init.normal_(self.direction, 0.0, INIT_STD)
         nn.init.normal_(self.bias, 0.0, INIT_STD)
         if self.wnorm:
             self._measure()
@@ -60,11 +60,16 @@ class CausalConvolution(nn.Module):
     @property
     def reach(self) -> int:
         """Positions back that the first tap sees."""
-        return ((self.weight_v if self.wnorm else self.weight).shape[2] - 1) * self.dilation
+        return (self.direction.shape[2] - 1) * self.dilation
+
+    @property
+    def direction(self) -> nn.Parameter:
+        """v (C_out, C_in, k), or W itself where it is not normalised."""
+        return self.weight_v if self.wnorm else self.weight
 
     def matrix(self) -> Tensor:
         """W as the matrix (C_out, k·C_in) that acts on `windows`, thinned by DropConnect in training."""
-        direction = self.weight_v if self.wnorm else self.weight
+        direction = self.direction
         recurrent = direction[:, :, :-1]
         mask = variational_mask(recurrent.shape, self.wdrop, direction, training=self.training)
         if mask is not None:
@@ -82,6 +87,8 @@ class CausalConvolution(nn.Module):
         padded = torch.cat([before.expand(-1, reach, -1), x], dim=1)
         return torch.cat([padded[:, start : start + n_position] for start in range(0, reach + 1, self.dilation)], dim=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, C_in) -> (B, L, C_out), x preceded by zeros; the weight is normalised for this one call."""
-        return F.linear(self.windows(x, torch.zeros_like(x[:, :1])), self.matrix(), self.bias)
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """x (B, L, C_in) after `before` (B, 1, C_in), or zeros -> (B, L, C_out); normalises W for this one call."""
+        if before is None:
+            before = torch.zeros_like(x[:, :1])
+        return F.linear(self.windows(x, before), self.matrix(), self.bias)

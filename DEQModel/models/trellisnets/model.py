@@ -6,12 +6,13 @@ targets come time first, (L, B), as the data's batches do; states are (B, L, 2h)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Head, Hidden, LanguageModel, Problem
+from models.protocol import CellMap, Head, Hidden, LanguageModel, Memory, Problem
 from models.trellisnets.cell import TrellisCell
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.convolution import CausalConvolution
@@ -45,9 +46,15 @@ class TrellisNet(nn.Module):
             config.d_input, self.func.d_injection, kernel=INJECTION_KERNEL, wnorm=config.wnorm
         )
 
-    def problem(self, embedded: Tensor, memory: Tensor) -> Problem:
-        """f for embedded tokens (B, L, d_input) after the state `memory` (B, 1, 2h), and its start z = 0 (B, L, 2h)."""
-        injection = self.inject_conv(embedded)
+    def problem(self, embedded: Tensor, memory: Tensor, word_before: Tensor | None = None) -> Problem:
+        """f for embedded tokens (B, L, d_input), and its start z = 0 (B, L, 2h).
+
+        Args:
+            embedded: the tokens.
+            memory: the state before them (B, 1, 2h).
+            word_before: the embedded word before them (B, 1, d_input), None for zeros.
+        """
+        injection = self.inject_conv(embedded, word_before)
         context = self.func.context(memory, injection)
         return Problem(CellMap(self.func, context), injection.new_zeros(*injection.shape[:2], 2 * self.func.width))
 
@@ -55,8 +62,9 @@ class TrellisNet(nn.Module):
 class DEQTrellisNetLM(LanguageModel):
     """Embedding → injection u → z* = f(z*; u, memory) → the last channels of z*'s hidden part → softmax.
 
-    The model keeps no state between calls: the memory, the state at the last position, goes in and comes out.
-    Parameter names are those of the published state dicts.
+    The model keeps no state between calls: the memory, the state at the last position, goes in and comes out. At a
+    segment's start the injection's first tap sees zeros, as in published training and evaluation; only that of
+    `for_reading` remembers the last word too. Parameter names are those of the published state dicts.
 
     Args:
         config: shapes and settings.
@@ -66,6 +74,7 @@ class DEQTrellisNetLM(LanguageModel):
 
     config: DEQTrellisNetConfig
     memory_length = 1
+    remembers_word = False
 
     def __init__(self, config: DEQTrellisNetConfig):
         super().__init__()
@@ -92,26 +101,44 @@ class DEQTrellisNetLM(LanguageModel):
         if self.config.adaptive:
             return self.crit
         if self.config.n_experts:
-            return MixtureOfSoftmaxes(self.prior, self.latent, self.decoder, self.config.dropoutl)
+            return MixtureOfSoftmaxes(
+                self.prior, self.latent, self.decoder, dropout=self.config.dropoutl, training=self.training
+            )
         return Softmax(self.decoder)
 
     def embedding_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the word embedding; softmax weights that are tied to it are among them."""
         return (self.word_emb if self.config.adaptive else self.encoder).parameters()
 
-    def hidden(self, tokens: Tensor, memory: Tensor | None, depth: Depth) -> Hidden:
-        """The output (L, B, D) of a segment, after its dropout and before; its last state (B, 1, 2h) as memory."""
-        z, solve = depth(*self.problem(tokens, memory))
+    def hidden(self, tokens: Tensor, memory: Memory | None, depth: Depth) -> Hidden:
+        """The output (L, B, D) of a segment, after its dropout and before; its last state (B, 1, 2h) as memory.
+
+        Of the model `for_reading` the memory is a pair: that state, and the last word as the injection sees it
+        (B, 1, d_input).
+        """
+        embedded = self._embedded(tokens.t())
+        z, solve = depth(*self._problem(embedded, memory))
         output = z[:, :, self.config.nhid : self.config.width].transpose(0, 1)
         mask = self._mask((1, tokens.shape[1], self.config.nout), self.config.dropout, z)
-        return Hidden(masked(output, mask), z[:, -1:].detach(), solve, output)
+        state = _last(z)
+        next_memory = (state, _last(embedded)) if self.remembers_word else state
+        return Hidden(masked(output, mask), next_memory, solve, output)
 
-    def problem(self, tokens: Tensor, memory: Tensor | None) -> Problem:
+    def problem(self, tokens: Tensor, memory: Memory | None) -> Problem:
         """f for tokens (L, B), and its start z = 0."""
-        embedded = self._embedded(tokens.t())
+        return self._problem(self._embedded(tokens.t()), memory)
+
+    def for_reading(self) -> DEQTrellisNetLM:
+        """A model of these parameters whose injection sees the word before a segment, as it does within one."""
+        other = copy.copy(self)  # its tensors and submodules are this one's
+        other.remembers_word = True
+        return other
+
+    def _problem(self, embedded: Tensor, memory: Memory | None) -> Problem:
         if memory is None:
-            memory = embedded.new_zeros(tokens.shape[1], 1, 2 * self.config.width)
-        return self.trellisnet.problem(embedded, memory)
+            return self.trellisnet.problem(embedded, embedded.new_zeros(len(embedded), 1, 2 * self.config.width))
+        state, word = memory if self.remembers_word else (memory, None)
+        return self.trellisnet.problem(embedded, state, word)
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, L, d_input), without the words that are dropped."""
@@ -124,6 +151,11 @@ class DEQTrellisNetLM(LanguageModel):
 
     def _mask(self, shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor | None:
         return variational_mask(shape, rate, like, training=self.training)
+
+
+def _last(x: Tensor) -> Tensor:
+    """The last position (B, 1, *) of x (B, L, *), detached: a copy, as a view would keep the whole segment alive."""
+    return x[:, -1:].detach().clone()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from models.shown_shapes import (
     number_faults,
     raise_if_any,
     vocabulary_faults,
+    with_current_names,
     without_wrapper,
     wnorm_faults,
 )
@@ -67,9 +68,8 @@ class DEQTrellisNetWeights:
         return "trellisnet.func.full_conv.bias" in without_wrapper(state)
 
     def modern(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same weights as the current generation stores them: without the copies of the cell that 2020's have."""
-        state = without_wrapper(state)
-        return {name: value for name, value in state.items() if not name.startswith(CELL_COPIES)}
+        """The same weights as the current generation stores them."""
+        return with_current_names(state, CELL_COPIES)
 
     def check(self, state: dict[str, Tensor], config: DEQTrellisNetConfig) -> None:
         """Compare the settings that the shapes of `state` show with those of a configuration.
