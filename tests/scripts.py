@@ -13,6 +13,7 @@ SCRIPTS = (
     "run_wt103_deq_transformer.sh",
     "run_ptb_deq_transformer.sh",
     "run_wt103_deq_trellisnet.sh",
+    "run_wt103_torchdeq_lm.sh",
     "run_ptb_deq_trellisnet.sh",
     "get_data.sh",
     "environment.sh",

@@ -66,6 +66,14 @@ def shape(key: str, *sizes: int) -> Callable[[Outcome, Outcome], bool]:
     return lambda before, after: tuple(after.weights[key].shape) == sizes != tuple(before.weights[key].shape)
 
 
+def more_weights(prefix: str) -> Callable[[Outcome, Outcome], bool]:
+    """Whether the weights that there are more are those of one layer, and the result is another."""
+    return lambda before, after: (
+        {name.startswith(prefix) for name in after.weights.keys() - before.weights.keys()} == {True}
+        and loss(before) != loss(after)
+    )
+
+
 def moved(outcome: Outcome, key: str) -> float:
     """Largest change of a parameter over a run that starts from the default seed's model."""
     torch.manual_seed(1111)
@@ -111,6 +119,13 @@ EFFECTS = {
     "div_val": Effect("--div_val 2", lambda a, b: b.weights["word_emb.emb_layers.2.weight"].shape == (9, 2), BINS),
     "pre_lnorm": Effect("--pre_lnorm", learned_otherwise),
     "outer_norm": Effect("--outer_norm", learned_otherwise, "--pre_lnorm"),
+    "norm_affine": Effect("--norm_affine", lambda a, b: "func.attn_norm.weight" in set(b.weights) - set(a.weights)),
+    "heads_norm": Effect("--heads_norm", learned_otherwise),
+    "cell_layers": Effect("--cell_layers 2", lambda a, b: "func.layers.1.dec_attn.r_w_bias" in b.weights),
+    "inject": Effect("--inject both", shape(INJECTION, 32, 8, 1)),
+    "z_init": Effect("--z_init previous", learned_otherwise),
+    "layers_before": Effect("--layers_before 1", more_weights("layers_before.0.")),
+    "layers_after": Effect("--layers_after 1", more_weights("layers_after.0.")),
     "wnorm": Effect("--wnorm", lambda a, b: "func.pos_ff.ff1_net.weight_g" in set(b.weights) - set(a.weights)),
     "local_size": Effect("--local_size 2", learned_otherwise),
     "same_length": Effect("--same_length", learned_otherwise, "--mem_len 3"),

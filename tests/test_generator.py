@@ -38,6 +38,8 @@ MODELS = [
     "",
     "--wnorm",
     "--pre_lnorm --outer_norm",
+    "--layers_before 1 --layers_after 2 --inject both",
+    "--norm_affine --heads_norm --inject residual --z_init previous",
     "--local_size 5",
     "--adaptive --cutoffs 5 9 --div_val 2",
     "--solver anderson --f_thres 200",

@@ -156,6 +156,13 @@ def test_a_transformers_memory_keeps_nothing_else_alive(mem_len, n_segments):
     assert held(memory) == sizes(memory)
 
 
+def test_the_memory_of_layers_keeps_nothing_else_alive():
+    model = language_model(mem_len=3, layers_before=1, layers_after=1)
+    memory = model.hidden(tokens(), None, DEQModule(f_thres=3)).memory
+    assert len(memory) == 3
+    assert held(memory) == sizes(memory)
+
+
 def test_a_trellisnets_memory_keeps_nothing_else_alive():
     model = DEQTrellisNetLM(DEQTrellisNetConfig(n_token=30, d_embed=4, nhid=3, nout=4))
     for reader in (model, model.for_reading()):

@@ -24,6 +24,7 @@ KINDS = {
     "varlen": "--varlen --tgt_len 20 --dropout 0.1",
     "chunks": "--batch_size 5 --batch_chunk 3 --dropout 0.1",
     "bins": "--adaptive --cutoffs 8 16 --div_val 2 --wnorm --clip_nonemb",
+    "layers": "--layers_before 1 --layers_after 1 --inject both --z_init previous --dropout 0.1 --batch_chunk 2",
     "inv_sqrt": "--scheduler inv_sqrt --warmup_step 4 --optim RAdam --weight_decay 0.1",
     "dev_perf": "--scheduler dev_perf --eval-interval 2 --lr 1e-6 --optim SGD --save_interval 3",
     "muon": "--optim Muon --weight_decay 0.1 --wnorm --dropout 0.1",

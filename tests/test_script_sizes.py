@@ -36,6 +36,7 @@ class Size:
     ("script", "words", "told"),
     [
         ("run_wt103_deq_transformer.sh", "", "{0.whole:.1f} M parameters, {0.map:.1f} M in"),
+        ("run_wt103_torchdeq_lm.sh", "", "{0.whole:.1f} M parameters, {0.map:.1f} M in"),
         ("run_wt103_deq_trellisnet.sh", "", "{0.whole:.1f} M parameters, {0.map:.1f} M in"),
         ("run_ptb_deq_transformer.sh", "words", "words {0.whole:.1f} M parameters, {0.map:.1f} M in"),
         ("run_ptb_deq_transformer.sh", "chars", "characters {0.whole:.1f} M"),

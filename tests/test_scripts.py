@@ -9,6 +9,8 @@ from tiny_run import write_corpus
 
 import train_transformer
 import train_trellisnet
+from config.depth import evaluation_depth, training_depth
+from modules.depth import Applications
 
 WT103, PTB = ROOT / "run_wt103_deq_transformer.sh", ROOT / "run_ptb_deq_transformer.sh"
 COMMANDS = {"transformer": train_transformer.main.args[0], "trellisnet": train_trellisnet.main.args[0]}
@@ -93,6 +95,17 @@ def test_published_settings_of_the_trellisnet(word, project):
     assert (settings.f_thres, settings.b_thres, settings.n_layer) == (45, 45, 40)
     assert settings.pretrain_steps == {"train": 30000, "eval": 0}[word]
     assert settings.cutoffs == (20000, 40000, 200000)
+
+
+@pytest.mark.parametrize("word", ["train", "eval"])
+def test_published_settings_of_torchdeqs_language_model(word, project):
+    passed_on = passed(project, "run_wt103_torchdeq_lm.sh", word)
+    settings = COMMANDS["transformer"].parse([word for word in passed_on if word != "--eval"])
+    assert (settings.cell_layers, settings.d_inner, settings.dropout) == (3, 14800, 0.05)
+    assert (settings.warmup_step, settings.max_step) == (8000, 150000)
+    assert settings.mem_len == {"train": 150, "eval": 480}[word]
+    training, evaluation = training_depth(settings), evaluation_depth(settings)
+    assert {training.at(step) for step in (0, 149_999)} == {evaluation} == {Applications(12)}
 
 
 @pytest.mark.parametrize("arguments", [(), ("test",), ("--max_step", "3"), ("chars", "train")])

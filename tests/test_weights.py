@@ -1,5 +1,6 @@
 """Files of DEQ-Transformer weights: older generations, settings read off the shapes and compared with the flags."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,62 @@ def test_all_settings_that_differ_stand_in_one_line(state):
         )
     checked(caught.value, "FILE", "98 words", "--d_model 24", "--n_head 3", "--wnorm", "--cutoffs 20 50", "--div_val 2")
     assert "--d_inner" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def torchdeqs():
+    return load_state_dict(GOLDEN / "torchdeq_lm.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"cell_layers": 1}, "--cell_layers is 1 but the file has 3: pass --cell_layers 3"),
+        ({"norm_affine": False}, "--norm_affine is off but the file has it: pass --norm_affine"),
+        ({"heads_norm": False}, "--heads_norm is off but the file has it: pass --heads_norm"),
+        ({"outer_norm": True}, "--outer_norm is on but the file has none: leave --outer_norm out"),
+        ({"inject": "both"}, "--inject is both but the file has attention: pass --inject attention"),
+        ({"layers_before": 2}, "--layers_before is 2 but the file has 0: pass --layers_before 0"),
+        ({"layers_after": 1}, "--layers_after is 1 but the file has 0: pass --layers_after 0"),
+    ],
+)
+def test_the_choices_of_a_cell_are_read_off_torchdeqs_file(change, part, torchdeqs):
+    state = DEQTransformerWeights().modern(torchdeqs)
+    shown = ShownSettings.of(state)
+    check_settings("FILE", state, shown)
+    with pytest.raises(UserError) as caught:
+        check_settings("FILE", state, replace(shown, **change))
+    checked(caught.value, "FILE", part)
+    assert DEQTransformerWeights().recognises(torchdeqs)
+    assert DEQTransformerWeights().recognises(state)
+
+
+def test_a_file_without_learned_norms_does_not_show_where_norms_are(state):
+    check_settings("FILE", state, replace(WNORM, heads_norm=True, outer_norm=True))
+
+
+def test_torchdeqs_names_of_a_wrapper_and_of_one_pair(torchdeqs):
+    wrapped = {f"module.{name}": value for name, value in torchdeqs.items()}
+    assert_same(DEQTransformerWeights().modern(wrapped), DEQTransformerWeights().modern(torchdeqs))
+    alone = {name: value for name, value in torchdeqs.items() if not re.match(r"func\.\w+\.[12]\.", name)}
+    state = DEQTransformerWeights().modern(alone)
+    assert ShownSettings.of(state).cell_layers == 1
+    assert torch.equal(state["func.ff_norm.weight"], torchdeqs["func.pos_ff.0.ln.weight"])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7, 16), (48,)])
+def test_torchdeqs_entries_of_other_shapes_are_refused_in_one_line(shape, torchdeqs):
+    for name in ("func.dec_attn.0.r_w_bias", "injection.weight", "func.dec_attn.0.qkv_net.weight_v"):
+        state = DEQTransformerWeights().modern(torchdeqs | {name: torch.zeros(shape)})
+        if not name.endswith("weight_v"):  # which only a model's own shapes refuse
+            with pytest.raises(UserError) as caught:
+                check_settings("FILE", state, ShownSettings.of(DEQTransformerWeights().modern(torchdeqs)))
+            checked(caught.value, "FILE", "pass")
+
+
+def test_injections_of_no_width_are_refused(state):
+    with pytest.raises(UserError, match=r"FILE: inject_conv\.weight has 48 channels for a width of 24: pass the state"):
+        check_settings("FILE", state | {"inject_conv.weight": torch.zeros(48, 24, 1)}, WNORM)
 
 
 @pytest.mark.parametrize("name", ["inject_conv.weight", "func.dec_attn.r_w_bias", "word_emb.emb_layers.0.weight"])

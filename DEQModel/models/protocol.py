@@ -31,9 +31,10 @@ def batched(dim: int) -> Any:
 class Context:
     """All that a cell needs beside z, computed once per solve, with gradients where they are enabled.
 
-    A subclass is a frozen dataclass. Its fields are tensors, further contexts, or None for what there is not; those
-    that have an entry a sequence say in which dimension: `keys: Tensor = batched(1)`. What is neither has been
-    prepared for this very dtype and place, as weights in another layout: `select` hands it on, `to` leaves it out.
+    A subclass is a frozen dataclass. Its fields are tensors, further contexts or tuples of those, or None for what
+    there is not; those that have an entry a sequence say in which dimension: `keys: Tensor = batched(1)`. What is
+    neither has been prepared for this very dtype and place, as weights in another layout: `select` hands it on, `to`
+    leaves it out.
     `to` is for solves in another precision, `copy_` for maps that are captured once and run on fixed buffers.
     """
 
@@ -77,6 +78,9 @@ class Context:
             value = getattr(other, name)
             if isinstance(mine, Context) and isinstance(value, Context):
                 yield from mine._pairs(value)
+            elif _are_contexts(mine) and _are_contexts(value) and len(mine) == len(value):
+                for one, other_one in zip(mine, value, strict=True):
+                    yield from one._pairs(other_one)
             elif isinstance(mine, Tensor) and isinstance(value, Tensor):
                 if mine.shape != value.shape:
                     raise ValueError(
@@ -94,7 +98,14 @@ class Context:
         return [(entry.name, getattr(self, entry.name)) for entry in dataclasses.fields(self)]
 
     def _with(self, change: Callable[[str, Any], Any]) -> Context:
-        return dataclasses.replace(self, **{name: change(name, value) for name, value in self._items()})
+        def changed(name: str, value: Any) -> Any:
+            return tuple(change(name, one) for one in value) if _are_contexts(value) else change(name, value)
+
+        return dataclasses.replace(self, **{name: changed(name, value) for name, value in self._items()})
+
+
+def _are_contexts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, Context) for one in value)
 
 
 def _batch_dim(context: Context, name: str) -> int | None:

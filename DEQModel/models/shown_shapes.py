@@ -104,12 +104,22 @@ def vocabulary_faults(n_token: int, config: Any) -> list[str]:
 
 
 def number_faults(found: Any, config: Any, names: Sequence[str]) -> list[str]:
-    """The numbers that differ between what a file shows and a configuration."""
+    """The numbers, or names of choices, that differ between what a file shows and a configuration."""
     pairs = [(name, getattr(found, name), getattr(config, name)) for name in names]
     return [
         f"`{name}` is {wanted} but the file has {value}: pass `{name}` {value}"
         for name, value, wanted in pairs
         if value != wanted
+    ]
+
+
+def switch_faults(found: Any, config: Any, names: Sequence[str]) -> list[str]:
+    """The switches that differ, of those that a file shows: None is one that it does not."""
+    remedies = {True: "is off but the file has it: pass `{}`", False: "is on but the file has none: leave `{}` out"}
+    return [
+        f"`{name}` {remedies[shown].format(name)}"
+        for name in names
+        if (shown := getattr(found, name)) is not None and shown != getattr(config, name)
     ]
 
 

@@ -24,7 +24,7 @@ def configure(settings: Any, n_token: int) -> TransformerXLConfig:
 @torch.no_grad()
 def initialise(model: TransformerXLLM, settings: Any) -> None:
     """Draw every parameter anew; the scales of the layer norms are N(1, init_std²), as published."""
-    transformers.initialise(model, settings)
+    transformers.draw(model, settings)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.normal_(module.weight, 1.0, settings.init_std)

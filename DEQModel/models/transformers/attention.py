@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.protocol import Context, batched
+from models.transformers.norm import NormContext, layer_norm, normed
 from modules.optimizations import NormalizableLinear, variational_mask
 
 
@@ -34,6 +35,7 @@ class AttentionContext(Context):
     bias_out: Tensor  # (D,)
     attention_mask: Tensor | None = batched(1)  # (H, B, L, K), dropout of attention weights
     output_mask: Tensor | None = batched(0)  # (B, 1, D), dropout of the output
+    heads_norm: NormContext | None = None  # None: the heads' outputs are not normed
 
 
 class Positions(NamedTuple):
@@ -61,11 +63,24 @@ class RelativeAttention(nn.Module):
         dropout: rate for the output, one mask per sequence and channel.
         dropatt: rate for the attention weights.
         wnorm: weight normalisation of the three linear maps.
+        heads_norm: whether the heads' outputs, side by side, go through a layer norm before W_o.
+        norm_affine: whether that learns a scale and a bias.
 
     Source: Dai et al., Transformer-XL, arXiv 1901.02860, section 3.3; the injection: arXiv 1909.01377, section 4.
     """
 
-    def __init__(self, d_model: int, n_head: int, d_head: int, *, dropout: float, dropatt: float, wnorm: bool):
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        d_head: int,
+        *,
+        dropout: float,
+        dropatt: float,
+        wnorm: bool,
+        heads_norm: bool = False,
+        norm_affine: bool = False,
+    ):
         super().__init__()
         self.d_model, self.n_head, self.d_head = d_model, n_head, d_head
         self.dropout, self.dropatt = dropout, dropatt
@@ -74,27 +89,33 @@ class RelativeAttention(nn.Module):
         self.o_net = NormalizableLinear(d_model, d_model, bias=True, wnorm=wnorm, kernel_dims=1)
         self.r_w_bias = nn.Parameter(torch.zeros(n_head, d_head))
         self.r_r_bias = nn.Parameter(torch.zeros(n_head, d_head))
+        self.heads_norm = layer_norm(d_model, affine=norm_affine) if heads_norm else None
 
-    def context(self, memory: Tensor, injection: Tensor, positions: Positions) -> AttentionContext:
+    def context(self, memory: Tensor, injection: Tensor | None, positions: Positions) -> AttentionContext:
         """What stays fixed while z is solved for.
 
         Args:
             memory: the memory's states (B, M, D).
-            injection: u over memory and current positions (B, K, 3D).
+            injection: u over memory and current positions (B, K, 3D), None for u = 0.
             positions: of the K keys.
         """
         n_batch, n_memory, d_model = memory.shape
-        n_key = injection.shape[1]
+        n_key = len(positions.embedding)
         n_query = n_key - n_memory
         weight_qkv = self.qkv_net.matrix()
-        memory_kv = F.linear(memory, weight_qkv[d_model:]) + injection[:, :n_memory, d_model:]
-        memory_kv = memory_kv.view(n_batch, n_memory, 2, self.n_head, self.d_head).permute(2, 3, 0, 1, 4)
+        memory_kv = F.linear(memory, weight_qkv[d_model:])
         bias_qkv = F.pad(self.r_r_bias.flatten(), (0, 2 * d_model))
+        if injection is None:
+            current_injection = bias_qkv.expand(n_batch, n_query, -1).contiguous()
+        else:
+            memory_kv = memory_kv + injection[:, :n_memory, d_model:]
+            current_injection = injection[:, n_memory:] + bias_qkv
+        memory_kv = memory_kv.view(n_batch, n_memory, 2, self.n_head, self.d_head).permute(2, 3, 0, 1, 4)
         position_keys = self.r_net(positions.embedding).view(n_key, self.n_head, self.d_head).permute(1, 2, 0)
         attention_shape = (self.n_head, n_batch, n_query, n_key)
         return AttentionContext(
             weight_qkv=weight_qkv,
-            current_injection=injection[:, n_memory:] + bias_qkv,
+            current_injection=current_injection,
             bias_difference=(self.r_w_bias - self.r_r_bias).unsqueeze(1),
             memory_keys=memory_kv[0].contiguous(),
             memory_values=memory_kv[1].contiguous(),
@@ -104,6 +125,7 @@ class RelativeAttention(nn.Module):
             bias_out=self.o_net.bias,
             attention_mask=variational_mask(attention_shape, self.dropatt, memory, training=self.training),
             output_mask=variational_mask((n_batch, 1, d_model), self.dropout, memory, training=self.training),
+            heads_norm=None if self.heads_norm is None else NormContext.of(self.heads_norm),
         )
 
     def forward(self, z: Tensor, context: AttentionContext) -> Tensor:
@@ -121,7 +143,10 @@ class RelativeAttention(nn.Module):
             visibility=context.visibility,
             mask=context.attention_mask,
         )
-        output = torch.addmm(context.bias_out, heads.reshape(-1, d_model), context.weight_out.t())
+        heads = heads.reshape(-1, d_model)
+        if context.heads_norm is not None:
+            heads = normed(heads, context.heads_norm)
+        output = torch.addmm(context.bias_out, heads, context.weight_out.t())
         return output.view(n_batch, n_query, d_model)
 
 

@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import Context
+from models.protocol import Context, batched
 from models.transformers.attention import AttentionContext, Positions, RelativeAttention
 from models.transformers.feed_forward import FeedForwardContext, PositionwiseFeedForward
+from models.transformers.norm import NormContext, layer_norm, normed
+from modules.checks import check_choice
 
-LAYER_NORM_EPS = 1e-5
 NORM_PLACES = ("post", "pre")
-
-
-@dataclass(frozen=True)
-class NormContext(Context):
-    """The learned parameters of a layer norm, where it has any."""
-
-    weight: Tensor | None  # (D,)
-    bias: Tensor | None  # (D,)
+INJECTIONS = {"attention": 3, "residual": 1, "both": 4}  # where u enters -> its channels, in widths of the state
 
 
 @dataclass(frozen=True)
@@ -32,6 +25,7 @@ class CellContext(Context):
     attention_norm: NormContext
     feed_forward: FeedForwardContext
     feed_forward_norm: NormContext
+    residual_injection: Tensor | None = batched(0)  # (B, L, D), the part of u that is added to z; None: there is none
     outer_norm: NormContext | None = None  # None: the cell has none
 
 
@@ -50,14 +44,21 @@ class TransformerCell(nn.Module):
     This f is continuous and maps a ball into itself, so that it has a fixed point there (Brouwer); that need not
     attract.
 
+    The injection u enters by its place, one of INJECTIONS:
+
+    "attention":  W_qkv [z_memory; z] + u_qkv, what queries, keys and values come to
+    "residual":   [z_memory; z] + u_z in place of [z_memory; z] in all of the above
+    "both":       both, u = [u_qkv; u_z]
+
     Args:
         attention, feed_forward: the two sublayers.
+        inject: where u enters; None for a cell without injection, an ordinary decoder layer.
         norm: where the layer norms stand, one of NORM_PLACES: after the residual sum or before the sublayer.
         norm_affine: whether they learn a scale and a bias; the published ones do not.
         outer_norm: whether the output of the cell with norm "pre" is normed.
 
     Attributes:
-        d_injection: channels of the injection, 3·D: one for each of queries, keys and values.
+        d_injection: channels of the injection.
 
     Raises:
         ValueError: another place; an outer norm with norm "post", whose output is normed already.
@@ -70,6 +71,7 @@ class TransformerCell(nn.Module):
         attention: RelativeAttention,
         feed_forward: PositionwiseFeedForward,
         *,
+        inject: str | None = "attention",
         norm: str = "post",
         norm_affine: bool = False,
         outer_norm: bool = False,
@@ -79,61 +81,62 @@ class TransformerCell(nn.Module):
             raise ValueError(f"`norm` is {norm!r}: choose one of {', '.join(NORM_PLACES)}")
         if outer_norm and norm != "pre":
             raise ValueError(f"`outer_norm` has no effect where `norm` is {norm!r}: pass `norm` 'pre' or leave it out")
+        if inject is not None:
+            check_choice("inject", inject, INJECTIONS)
         d_model = attention.d_model
         self.dec_attn = attention
         self.pos_ff = feed_forward
-        self.attn_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
-        self.ff_norm = nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine)
-        self.outer_norm = (
-            nn.LayerNorm(d_model, eps=LAYER_NORM_EPS, elementwise_affine=norm_affine) if outer_norm else None
-        )
+        self.attn_norm = layer_norm(d_model, affine=norm_affine)
+        self.ff_norm = layer_norm(d_model, affine=norm_affine)
+        self.outer_norm = layer_norm(d_model, affine=norm_affine) if outer_norm else None
         self.pre_norm = norm == "pre"
-        self.d_injection = self.injection_width(d_model)
+        self.inject = inject
+        self.d_injection = 0 if inject is None else self.injection_width(d_model, inject)
 
     @staticmethod
-    def injection_width(d_model: int) -> int:
+    def injection_width(d_model: int, inject: str = "attention") -> int:
         """Channels of the injection into a cell of this width."""
-        return 3 * d_model
+        return INJECTIONS[inject] * d_model
 
-    def context(self, memory: Tensor, injection: Tensor, positions: Positions) -> CellContext:
+    def context(self, memory: Tensor, injection: Tensor | None, positions: Positions) -> CellContext:
         """What stays fixed during a solve: weights, the memory's keys and values, positional keys, masks.
 
         Args:
             memory: the memory's states (B, M, D), M may be 0.
-            injection: u over memory and current positions (B, K, 3D).
+            injection: u over memory and current positions (B, K, d_injection); not looked at where that is 0.
             positions: of the K keys.
         """
-        attention_norm = _norm_context(self.attn_norm)
+        n_memory, d_model = memory.shape[1:]
+        to_attention = injection[..., : 3 * d_model] if self.inject in ("attention", "both") else None
+        to_residual = injection[..., -d_model:] if self.inject in ("residual", "both") else None
+        if to_residual is not None:
+            memory, to_residual = memory + to_residual[:, :n_memory], to_residual[:, n_memory:]
+        attention_norm = NormContext.of(self.attn_norm)
         if self.pre_norm:
-            memory = _norm(memory, attention_norm)
+            memory = normed(memory, attention_norm)
         return CellContext(
-            attention=self.dec_attn.context(memory, injection, positions),
+            attention=self.dec_attn.context(memory, to_attention, positions),
             attention_norm=attention_norm,
             feed_forward=self.pos_ff.context(memory.shape[0], memory),
-            feed_forward_norm=_norm_context(self.ff_norm),
-            outer_norm=None if self.outer_norm is None else _norm_context(self.outer_norm),
+            feed_forward_norm=NormContext.of(self.ff_norm),
+            outer_norm=None if self.outer_norm is None else NormContext.of(self.outer_norm),
+            residual_injection=to_residual,
         )
 
     def forward(self, z: Tensor, context: CellContext) -> Tensor:
         """f(z): (B, L, D) -> (B, L, D)."""
+        if context.residual_injection is not None:
+            z = z + context.residual_injection
         attention_norm, feed_forward_norm = context.attention_norm, context.feed_forward_norm
-        attended = self.dec_attn(_norm(z, attention_norm) if self.pre_norm else z, context.attention)
+        attended = self.dec_attn(normed(z, attention_norm) if self.pre_norm else z, context.attention)
         y = _residual(z, attended, context.attention.output_mask)
         if not self.pre_norm:
-            y = _norm(y, attention_norm)
-        fed = self.pos_ff(_norm(y, feed_forward_norm) if self.pre_norm else y, context.feed_forward)
+            y = normed(y, attention_norm)
+        fed = self.pos_ff(normed(y, feed_forward_norm) if self.pre_norm else y, context.feed_forward)
         out = _residual(y, fed, context.feed_forward.output_mask)
         last_norm = context.outer_norm if self.pre_norm else feed_forward_norm
-        return out if last_norm is None else _norm(out, last_norm)
-
-
-def _norm_context(norm: nn.LayerNorm) -> NormContext:
-    return NormContext(norm.weight, norm.bias)
+        return out if last_norm is None else normed(out, last_norm)
 
 
 def _residual(x: Tensor, sublayer: Tensor, mask: Tensor | None) -> Tensor:
     return x + sublayer if mask is None else torch.addcmul(x, sublayer, mask)
-
-
-def _norm(x: Tensor, norm: NormContext) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, LAYER_NORM_EPS)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.transformers.cell import INJECTIONS
 from models.transformers.flags import TransformerFlags, architecture
+from models.transformers.starts import STARTS
+from modules.checks import AT_LEAST_ONE, COUNT, check_choice
 from system.flag import ITS_SHAPE, TRAINED_WITH, Need, flag
 from utils.adaptive_embedding import check_bins
 
@@ -32,6 +35,45 @@ class DEQTransformerFlags(TransformerFlags):
         needs=(Need("--pre_lnorm", lambda s: s.pre_lnorm),),
         fixed=TRAINED_WITH,
     )
+    norm_affine: bool = flag(False, "the cell's layer norms learn a scale and a bias", listed=False, fixed=ITS_SHAPE)
+    heads_norm: bool = flag(
+        False,
+        "layer norm over the outputs of the attention heads, before their projection",
+        listed=False,
+        fixed=ITS_SHAPE,
+    )
+    cell_layers: int = flag(
+        1,
+        "pairs of attention and feed-forward that one application of the cell goes through, each with its own weights",
+        least=1,
+        listed=False,
+        fixed=ITS_SHAPE,
+    )
+    inject: str = flag(
+        "attention",
+        "where the input enters the cell: added to queries, keys and values, to the state, or to both",
+        choices=tuple(INJECTIONS),
+        listed=False,
+        fixed=ITS_SHAPE,
+    )
+    z_init: str = flag(
+        "zero",
+        "where solves and the shallow stage start: at zero, at the input's injection, or at the states of the segment "
+        "before",
+        choices=tuple(STARTS),
+        listed=False,
+        sweeps=True,
+    )
+    layers_before: int = flag(
+        0,
+        "ordinary decoder layers between the embedding and the equilibrium, each with a memory of its own",
+        least=0,
+        listed=False,
+        fixed=ITS_SHAPE,
+    )
+    layers_after: int = flag(
+        0, "the same between the equilibrium and the softmax", least=0, listed=False, fixed=ITS_SHAPE
+    )
     wnorm: bool = flag(False, "weight normalisation in the cell", fixed=ITS_SHAPE)
     local_size: int = flag(0, "attention horizon; 0 means none", least=0, below=2**31, sweeps=True)
 
@@ -52,6 +94,12 @@ class DEQTransformerConfig:
         out_dropout: what the output dropout drops whole: "position" or "channel".
         pre_lnorm, wnorm: layer norm before the sublayers; weight normalisation in the cell.
         outer_norm: layer norm over the output of the cell with `pre_lnorm`.
+        norm_affine: the layer norms learn a scale and a bias.
+        heads_norm: layer norm over the heads' outputs before their projection.
+        cell_layers: N ≥ 1 pairs of sublayers in the cell.
+        inject: where the injection enters, a key of INJECTIONS.
+        z_init: where a solve starts, a key of STARTS.
+        layers_before, layers_after: decoder layers without injection around the equilibrium.
         mem_len: positions remembered from one segment to the next.
         local_size: attention horizon in positions, 0 for none.
         same_length: every query attends over the same number of keys, `mem_len` of them.
@@ -74,6 +122,13 @@ class DEQTransformerConfig:
     out_dropout: str = "position"
     pre_lnorm: bool = False
     outer_norm: bool = False
+    norm_affine: bool = False
+    heads_norm: bool = False
+    cell_layers: int = 1
+    inject: str = "attention"
+    z_init: str = "zero"
+    layers_before: int = 0
+    layers_after: int = 0
     wnorm: bool = False
     mem_len: int = 0
     local_size: int = 0
@@ -92,6 +147,13 @@ class DEQTransformerConfig:
             raise ValueError(f"`out_dropout` is {self.out_dropout!r}: choose one of {', '.join(OUT_DROPOUTS)}")
         if self.outer_norm and not self.pre_lnorm:
             raise ValueError("`outer_norm` has no effect without `pre_lnorm`: add that or leave it out")
+        AT_LEAST_ONE.check("cell_layers", self.cell_layers)
+        COUNT.check("layers_before", self.layers_before)
+        COUNT.check("layers_after", self.layers_after)
+        check_choice("inject", self.inject, INJECTIONS)
+        check_choice("z_init", self.z_init, STARTS)
+        if self.z_init == "previous" and self.mem_len == 0:
+            raise ValueError("`z_init` previous needs a memory, but `mem_len` is 0: pass a `mem_len` above 0")
         if self.same_length and self.mem_len == 0:
             raise ValueError("`same_length` needs a memory, but `mem_len` is 0: pass a `mem_len` above 0")
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)

@@ -29,9 +29,10 @@ def initialise_parameters(
 ) -> None:
     """Draws every parameter anew, in place.
 
-    Biases become 0, projections of the adaptive embedding and softmax N(0, proj_init_std²), embeddings follow
-    `emb_init` (with init_std where normal) and all other weights `init`. Weights under weight normalisation
-    (`weight_g`, `weight_v`) keep PyTorch's default values: published models were trained from those.
+    Biases become 0, learned scales of layer norms 1, projections of the adaptive embedding and softmax
+    N(0, proj_init_std²), embeddings follow `emb_init` (with init_std where normal) and all other weights `init`.
+    Weights under weight normalisation (`weight_g`, `weight_v`) keep PyTorch's default values: published models were
+    trained from those.
 
     Args:
         model: with the parameter names of the published state dicts.
@@ -59,6 +60,8 @@ def initialise_parameters(
             continue
         if kind.endswith("bias") and kind not in attention_biases:
             nn.init.zeros_(parameter)
+        elif owner.endswith("norm"):
+            nn.init.ones_(parameter)
         elif "emb_layers" in owner:
             embedding(parameter)
         elif "_projs" in owner:

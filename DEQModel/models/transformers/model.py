@@ -6,7 +6,7 @@ time first, (L, B), as the data's batches do; states are (B, L, D).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -15,28 +15,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.protocol import CellMap, EquilibriumModel, Hidden, Problem
-from models.transformers.attention import Positions, RelativeAttention, visibility
+from models.transformers.attention import Positions, visibility
 from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
-from models.transformers.feed_forward import PositionwiseFeedForward
+from models.transformers.layers import decoder_layer, equilibrium_cell
+from models.transformers.starts import STARTS
 from modules.depth import Depth
 from modules.optimizations import masked, variational_mask
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 from utils.positional_embedding import PositionalEmbedding
 
-REACH = ("mem_len", "local_size", "same_length")  # what a built model may be given anew
+REACH = ("mem_len", "local_size", "same_length", "z_init")  # what a built model may be given anew
 
 
 class Memory(NamedTuple):
     """What a segment hands to the next one, detached: states and injection of the last positions."""
 
     z: Tensor  # (B, M, D)
-    u: Tensor  # (B, M, 3D)
+    u: Tensor  # (B, M, d_injection)
+
+
+class LayeredMemory(NamedTuple):
+    """The same of a model with N layers around its equilibrium."""
+
+    z: Tensor  # (B, M, D)
+    u: Tensor  # (B, M, d_injection)
+    layers: Tensor  # (B, M, N·D), what each of them read, side by side
+
+
+AnyMemory = Memory | LayeredMemory | tuple[Tensor, ...]
+
+
+class Segment(NamedTuple):
+    """What is known of a segment before its equilibrium is solved for."""
+
+    injection: Tensor  # (B, L, d_injection)
+    positions: Positions
+    memory: Memory | LayeredMemory
+    memory_of_layers: Sequence[Tensor]  # (B, M, D) each, of the layers before and after
+    read: Sequence[Tensor]  # (B, L, D) each, by the layers before
 
 
 class DEQTransformerLM(EquilibriumModel):
     """Embedding → injection u → z* = f(z*; u, memory) → adaptive softmax.
+
+    There may be ordinary decoder layers before the injection and after z*, which are applied once.
 
     The model keeps no state between calls: the memory goes in and comes out. Parameter names are those of the published
     state dicts.
@@ -56,11 +80,14 @@ class DEQTransformerLM(EquilibriumModel):
         self.word_emb = AdaptiveEmbedding(*bins)
         self.pos_emb = PositionalEmbedding(config.d_model)
         # Before the cell, though the cell says its width: the order of their random draws is that of published runs.
-        self.inject_conv = nn.Conv1d(config.d_model, TransformerCell.injection_width(config.d_model), kernel_size=1)
-        self.func = _cell(config)
+        injection_width = TransformerCell.injection_width(config.d_model, config.inject)
+        self.inject_conv = nn.Conv1d(config.d_model, injection_width, kernel_size=1)
+        self.func = equilibrium_cell(config)
         self.crit = ProjectedAdaptiveLogSoftmax(*bins)
         if config.tied:
             self.crit.tie(self.word_emb)
+        self.layers_before = nn.ModuleList(decoder_layer(config) for _ in range(config.layers_before))
+        self.layers_after = nn.ModuleList(decoder_layer(config) for _ in range(config.layers_after))
 
     @property
     def head(self) -> ProjectedAdaptiveLogSoftmax:
@@ -76,21 +103,19 @@ class DEQTransformerLM(EquilibriumModel):
         """Those of the adaptive embedding; softmax weights that are tied to it are among them."""
         return self.word_emb.parameters()
 
-    def hidden(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None, depth: Depth) -> Hidden:
+    def hidden(self, tokens: Tensor, memory: AnyMemory | None, depth: Depth) -> Hidden:
         """The states (L, B, D) of one segment, after the output dropout and before; the memory for the next."""
-        n_target, n_batch = tokens.shape
-        memory = self._or_empty(memory, n_batch)
-        injection = self._injection(tokens, memory)
-        f, z0 = self._start(memory, injection)
-        z, solve = depth(f, z0)
-        by_channel = self.config.out_dropout == "channel"
-        states = self._drop(z, (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1))
-        return Hidden(states.transpose(0, 1), self._remember(memory, z, injection), solve, z.transpose(0, 1))
+        segment = self._segment(tokens, memory)
+        z, solve = depth(*self._start(segment))
+        remembered = segment.memory_of_layers[len(self.layers_before) :]
+        states, read = _through(self.layers_after, z, remembered, segment.positions)
+        dropped = self._drop(states, self._output_mask(*tokens.shape))
+        new = (z, segment.injection, *([torch.cat([*segment.read, *read], dim=2)] if self._has_layers else []))
+        return Hidden(dropped.transpose(0, 1), self._remember(segment.memory, new), solve, states.transpose(0, 1))
 
-    def problem(self, tokens: Tensor, memory: Memory | tuple[Tensor, Tensor] | None) -> Problem:
-        """f for tokens (L, B), and its start z = 0 (B, L, D)."""
-        memory = self._or_empty(memory, tokens.shape[1])
-        return self._start(memory, self._injection(tokens, memory))
+    def problem(self, tokens: Tensor, memory: AnyMemory | None) -> Problem:
+        """f for tokens (L, B), and its start (B, L, D)."""
+        return self._start(self._segment(tokens, memory))
 
     def with_config(self, config: DEQTransformerConfig) -> DEQTransformerLM:
         """A model of these parameters that remembers or looks back another length; the settings in REACH may differ.
@@ -103,48 +128,63 @@ class DEQTransformerLM(EquilibriumModel):
                 raise ValueError(f"`{field.name}` belongs to the model's build: choose from {', '.join(REACH)}")
         return super().with_config(config)
 
-    def _injection(self, tokens: Tensor, memory: Memory) -> Tensor:
-        """u over memory and tokens (B, K, 3D)."""
-        embedded = self._drop(self.word_emb(tokens.t().contiguous()), (tokens.shape[1], 1, self.config.d_model))
-        injection = F.linear(embedded, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
-        return torch.cat([memory.u, injection], dim=1)
-
-    def _start(self, memory: Memory, injection: Tensor) -> Problem:
-        n_batch, n_key, _ = injection.shape
+    def _segment(self, tokens: Tensor, memory: AnyMemory | None) -> Segment:
+        """What comes before the equilibrium."""
+        n_target, n_batch = tokens.shape
+        memory = self._or_empty(memory, n_batch)
         n_memory = memory.z.shape[1]
+        x = self._drop(self.word_emb(tokens.t().contiguous()), (n_batch, 1, self.config.d_model))
         positions = Positions(
-            self._drop(self.pos_emb(n_key), (1, self.config.d_model)),
-            visibility(n_key - n_memory, n_memory, self.config.horizon, memory.z),
+            self._drop(self.pos_emb(n_memory + n_target), (1, self.config.d_model)),
+            visibility(n_target, n_memory, self.config.horizon, memory.z),
         )
-        context = self.func.context(memory.z, injection, positions)
-        return Problem(CellMap(self.func, context), injection.new_zeros(n_batch, n_key - n_memory, self.config.d_model))
+        of_layers = memory.layers.split(self.config.d_model, dim=2) if self._has_layers else ()
+        x, read = _through(self.layers_before, x, of_layers[: len(self.layers_before)], positions)
+        injection = F.linear(x, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
+        return Segment(injection, positions, memory, of_layers, read)
+
+    def _start(self, segment: Segment) -> Problem:
+        memory = segment.memory
+        context = self.func.context(memory.z, torch.cat([memory.u, segment.injection], dim=1), segment.positions)
+        return Problem(CellMap(self.func, context), STARTS[self.config.z_init](memory.z, segment.injection))
+
+    @property
+    def _has_layers(self) -> bool:
+        return len(self.layers_before) + len(self.layers_after) > 0
+
+    def _output_mask(self, n_target: int, n_batch: int) -> tuple[int, int, int]:
+        by_channel = self.config.out_dropout == "channel"
+        return (n_batch, 1, self.config.d_model) if by_channel else (n_batch, n_target, 1)
 
     def _drop(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return masked(x, variational_mask(shape, self.config.dropout, x, training=self.training))
 
-    def _or_empty(self, memory: Memory | tuple[Tensor, Tensor] | None, n_batch: int) -> Memory:
+    def _or_empty(self, memory: AnyMemory | None, n_batch: int) -> Memory | LayeredMemory:
+        kind = LayeredMemory if self._has_layers else Memory
         if memory is not None:
-            return Memory(*memory)
-        like, d_model = self.inject_conv.weight, self.config.d_model
-        return Memory(like.new_zeros(n_batch, 0, d_model), like.new_zeros(n_batch, 0, self.func.d_injection))
+            return kind(*memory)
+        n_layer = len(self.layers_before) + len(self.layers_after)
+        widths = (self.config.d_model, self.func.d_injection, n_layer * self.config.d_model)
+        return kind(*(self.inject_conv.weight.new_zeros(n_batch, 0, width) for width in widths[: len(kind._fields)]))
 
-    def _remember(self, memory: Memory, z: Tensor, injection: Tensor) -> Memory:
-        """The last mem_len positions of [memory; z] and of u, detached: copies, as views would keep all alive."""
-        n_keep = min(self.config.mem_len, injection.shape[1])
-        first = injection.shape[1] - n_keep
-        states = torch.cat([memory.z[:, first:], z.detach()[:, max(first - memory.z.shape[1], 0) :]], dim=1)
-        return Memory(states, injection.detach()[:, first:].clone())
+    def _remember(self, memory: Memory | LayeredMemory, new: tuple[Tensor, ...]) -> Memory | LayeredMemory:
+        """The last mem_len positions of [memory; new], detached: copies, as views would keep all alive."""
+        n_memory = memory.z.shape[1]
+        n_key = n_memory + new[0].shape[1]
+        first = n_key - min(self.config.mem_len, n_key)
+        parts = (
+            torch.cat([old[:, first:], of_segment.detach()[:, max(first - n_memory, 0) :]], dim=1)
+            for old, of_segment in zip(memory, new, strict=True)
+        )
+        return type(memory)(*parts)
 
 
-def _cell(config: DEQTransformerConfig) -> TransformerCell:
-    attention = RelativeAttention(
-        config.d_model,
-        config.n_head,
-        config.d_head,
-        dropout=config.dropout,
-        dropatt=config.dropatt,
-        wnorm=config.wnorm,
-    )
-    feed_forward = PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm)
-    norm = "pre" if config.pre_lnorm else "post"
-    return TransformerCell(attention, feed_forward, norm=norm, outer_norm=config.outer_norm)
+def _through(
+    layers: Iterable[TransformerCell], x: Tensor, memories: Sequence[Tensor], positions: Positions
+) -> tuple[Tensor, list[Tensor]]:
+    """x (B, L, D) through decoder layers, each with its memory (B, M, D): what comes out, and what each layer read."""
+    read = []
+    for layer, memory in zip(layers, memories, strict=True):
+        read.append(x)
+        x = layer(x, layer.context(memory, None, positions))
+    return x, read

@@ -39,9 +39,16 @@ def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
     return DEQTransformerConfig(n_token=n_token, tied=not settings.not_tied, **shared)
 
 
-def initialise(model: nn.Module, settings: Any) -> None:
+def draw(model: nn.Module, settings: Any) -> None:
     """Draw every parameter anew."""
     initialise_parameters(model, **{name: getattr(settings, name) for name in INITIALISATION})
+
+
+def initialise(model: DEQTransformerLM, settings: Any) -> None:
+    """Draw every parameter anew; what is added to the state begins as the embedded input itself."""
+    draw(model, settings)
+    if model.config.inject != "attention":
+        nn.init.dirac_(model.inject_conv.weight.detach()[-model.config.d_model :])
 
 
 SPEC = ModelSpec(
