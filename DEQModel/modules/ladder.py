@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ PRECISIONS = ("off", "bf16")
 LOW = torch.bfloat16
 NOISE = torch.finfo(LOW).eps  # 2⁻⁷, the spacing of its numbers near 1
 STALL_WINDOW = 6  # evaluations in low precision within which the residual must come to a new low
-LOST = 10.0  # growth of ‖g‖ over that of the start, after which low precision has led astray
+LOST = 10.0  # growth of ‖g‖, over the start's or over what low precision made of it, that shows it to be wrong
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ def lowered(f: Map, z0: Tensor, amp: str) -> Map | None:
     return LowMap(f.cast(LOW)) if hasattr(f, "cast") else AutocastMap(f)
 
 
+class Anew(Enum):
+    """Where a solver is to begin anew, with nothing of what it has gathered."""
+
+    AT_THE_START = "low precision led away from any equilibrium"
+    HERE = "low precision led to where f is not what it seemed to be"
+
+
 class Ladder:
     """Says of a solve that begins in low precision when to leave it, from the norms of the whole batch.
 
@@ -65,25 +73,36 @@ class Ladder:
         it is lost: not finite, or far above the start's. The solve then begins anew.
 
     What was found in low precision is never returned and never ends a solve: from there on f is evaluated in full
-    precision, and the solver goes on with what it has gathered.
+    precision, and the solver goes on with what it has gathered; unless the first such evaluation shows that f is not
+    what it seemed to be.
 
     Args:
         low: f in low precision.
         eps: residual at which the solve has converged.
         stop_mode: "rel" or "abs", what eps refers to.
+
+    Attributes:
+        is_left: whether f is evaluated in full precision by now.
     """
 
     def __init__(self, low: Map, *, eps: float, stop_mode: str):
         self.low, self.eps, self.stop_mode = low, eps, stop_mode
         self.residuals: list[float] = []  # ‖g‖ of the whole batch
+        self.is_left = False
 
-    def judge(self, norms: np.ndarray) -> tuple[bool, bool]:
-        """Takes in ‖g‖ and ‖f(z)‖ (2, 1): whether low precision is to be left now, and whether it is lost."""
+    def judge(self, norms: np.ndarray) -> Anew | None:
+        """Takes in ‖g‖ and ‖f(z)‖ (2, 1) of every evaluation up to the first one in full precision.
+
+        Leaves low precision when it is time to; whether the solver is to begin anew.
+        """
         g, image = norms[:, 0].tolist()
         self.residuals.append(g)
+        if self.is_left:
+            return Anew.HERE if g > LOST * max([NOISE * image, *self.residuals[-2:-1]]) else None
         lost = not g + image < np.inf or g > LOST * self.residuals[0]
         goal = max(NOISE * image, self.eps * image if self.stop_mode == "rel" else self.eps)
-        return lost or g < goal or self._stalls(), lost
+        self.is_left = lost or g < goal or self._stalls()
+        return Anew.AT_THE_START if lost else None
 
     def _stalls(self) -> bool:
         before, recent = self.residuals[:-STALL_WINDOW], self.residuals[-STALL_WINDOW:]

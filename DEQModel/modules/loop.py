@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checks import check_image, check_no_transform
 from .iteration import Iteration
-from .ladder import Ladder
+from .ladder import Anew, Ladder
 from .scaling import RowScale
 from .state import Map
 from .tracker import Norms, Tracker, by_row
@@ -63,9 +63,8 @@ class Loop:
         iteration, rows, norms = self.begin(z), np.arange(len(z)), Norms()
         plain = torch.autocast(z.device.type, enabled=False)  # f alone runs in low precision
         for k in range(max_evals):
-            if k == max_evals - 1:
-                self.ladder = None
-            fz = self._evaluate(z)
+            low = self.ladder is not None and not self.ladder.is_left and k < max_evals - 1
+            fz = self._evaluate(z, low=low)
             g = fz - z
             found = norms.of(g, fz)
             if scale.doubts(found):
@@ -74,15 +73,21 @@ class Loop:
                     iteration = self.begin(z)
                 found = norms.exactly(g, fz)
             true_z = scale.undone(z)
-            done = tracker.record(rows, true_z, scale.norms_undone(found), exact=self.ladder is None)
+            done = tracker.record(rows, true_z, scale.norms_undone(found), exact=not low)
             if self.watched:
                 self._tell(k, tracker.whole(rows, true_z))
             if done or k == max_evals - 1:
                 break
-            if self.ladder is not None and self._leaves_lost():
-                z, self.scale = tracker.start, RowScale(z.dtype)
-                scale, iteration = self.scale, self.begin(z)
-                continue
+            if self.ladder is not None:
+                anew = self.ladder.judge(tracker.whole_norms[-1])
+                if not low:
+                    self.ladder = None
+                if anew is Anew.AT_THE_START:
+                    z, self.scale = tracker.start, RowScale(z.dtype)
+                    scale, iteration = self.scale, self.begin(z)
+                    continue
+                if anew is Anew.HERE:
+                    iteration = self.begin(z)
             all_open = not tracker.per_sequence or (is_open := tracker.is_open(rows)).all()
             if not all_open:  # before `advance`, which would delay it
                 kept = torch.from_numpy(np.flatnonzero(is_open)).to(z.device)
@@ -98,18 +103,11 @@ class Loop:
                 z = z.index_copy(0, kept, advanced[kept])
         return iteration
 
-    def _leaves_lost(self) -> bool:
-        """Leaves low precision when it is time to; whether the solve is to begin anew."""
-        leaves, lost = self.ladder.judge(self.tracker.whole_norms[-1])
-        if leaves:
-            self.ladder = None
-        return lost
-
-    def _evaluate(self, z: Tensor) -> Tensor:
+    def _evaluate(self, z: Tensor, *, low: bool) -> Tensor:
         """f(z), (b, N), on the scale of z."""
         true_z = self.scale.undone(z)
         shape = (len(z), *self.shape[1:])
-        fz = self._in_full(true_z, shape, z) if self.ladder is None else self.ladder.low(true_z.view(shape))
+        fz = self.ladder.low(true_z.view(shape)) if low else self._in_full(true_z, shape, z)
         if self.tracker.n_evals == 0:
             check_no_transform(fz)
         check_image(fz, shape, z.dtype)
