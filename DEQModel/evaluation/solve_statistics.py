@@ -170,10 +170,11 @@ class SolveSummary:
         options = "".join(
             f", {name} {value if isinstance(value, int) else format(value, 'g')}" for name, value in given
         )
+        evaluations = evaluations_in_words(self.evaluations, self.low_evaluations)
         return (
             f"{self.solver}{options}, threshold {self.threshold} {SOLVERS[self.solver].counts}, eps {self.eps:g}, "
             f"stop mode {self.stop_mode}, stop scope {self.stop_scope}\non average {self.steps:.1f} steps, "
-            f"{evaluations_in_words(self.evaluations, self.low_evaluations)}, residual {residual_in_words(self.residual, digits=2)}\n"
+            f"{evaluations}, residual {residual_in_words(self.residual, digits=2)}\n"
             f"stopped: {shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
         )
 

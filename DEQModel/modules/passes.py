@@ -110,9 +110,7 @@ class Pass:
         pairs = zip(result.iterates, before_end, strict=True)
         return tuple(f(z).clone() if before else output.clone() for z, before in pairs)
 
-    def _implicit(
-        self, f: Map, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo
-    ) -> Tensor:
+    def _implicit(self, f: Map, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
         settings, solve = self.settings, None
         if settings.b_thres > 0:
             solve = partial(
