@@ -184,6 +184,10 @@ EFFECTS = {
     "b_thres": Effect("--b_thres 3", fewer_steps("backward", 3), "--b_eps 0"),
     "f_eps": Effect("--f_eps 0.5", fewer_steps("forward", 4), "--f_eps 0"),
     "b_eps": Effect("--b_eps 0.5", fewer_steps("backward", 4), "--b_eps 0"),
+    "amp": Effect(
+        "--amp bf16",
+        lambda a, b: [" of them in bfloat16" in run.out for run in (a, b)] == [False, True] and learned_otherwise(a, b),
+    ),
     "pretrain_steps": Effect(
         "--pretrain_steps 2", lambda a, b: "end of shallow stage" in b.log and learned_otherwise(a, b)
     ),

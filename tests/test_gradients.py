@@ -243,7 +243,7 @@ def test_the_backward_solver_has_its_own_name_options_and_stop_mode(monkeypatch,
     z.sum().backward()
     assert [solver for solver, _ in calls] == [Broyden(), Anderson()]
     expected = {"threshold": 33, "eps": 1e-7, "stop_mode": "abs", "stop_scope": "sequence"}
-    assert calls[1][1] == expected | {"sequence_traces": False}
+    assert calls[1][1] == expected | {"sequence_traces": False, "low": None}
     assert info.backward.stop_mode == "abs"
     assert info.backward.stop_scope == "sequence"
 

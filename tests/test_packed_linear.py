@@ -6,7 +6,8 @@ from solved_model import SolvedLM
 from test_deq_transformer import TINY, batch
 
 from models.transformers.attention import Positions, visibility
-from modules.packed_linear import PackedLinear, can_pack
+from models.transformers.feed_forward import PositionwiseFeedForward
+from modules.packed_linear import MOST_ROWS, PackedLinear, can_pack, pays_to_pack
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="PyTorch without oneDNN")
 
@@ -30,6 +31,28 @@ def test_only_single_precision_outside_autocast_is_packed():
     assert not can_pack(torch.zeros(1, 1, device="meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not can_pack(torch.zeros(1, 1))
+
+
+@needs_packing
+def test_many_rows_are_not_packed():
+    weight = torch.zeros(1, 1)
+    assert pays_to_pack(weight, MOST_ROWS)
+    assert not pays_to_pack(weight, MOST_ROWS + 1)
+    assert not pays_to_pack(weight.double(), 1)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_without_gradients_the_plain_products_are_those_with_them(p):
+    torch.manual_seed(0)
+    layer = PositionwiseFeedForward(8, 16, dropout=p, wnorm=False).train()
+    x = torch.randn(3, 6, 8)
+    context = layer.context(3, x)
+    with_gradients = layer(x, context)
+    with torch.no_grad():
+        assert torch.equal(layer(x, context), with_gradients)
+    mask = 1 if context.inner_mask is None else context.inner_mask
+    inner = torch.relu(x @ context.weight_in.T + context.bias_in) * mask
+    torch.testing.assert_close(with_gradients, inner @ context.weight_out.T + context.bias_out)
 
 
 @needs_packing

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from config.stages import EQUILIBRIUM, EXAMPLE, last_applications, solves_at_all
+from modules.ladder import PRECISIONS
 from modules.settings import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
 from modules.stop_rule import STOP_MODES
@@ -143,6 +144,15 @@ class SolveSettings:
         1e-3, "residual at which the forward solve has converged", listed=False, sweeps=True, serves=A_SOLVE
     )
     b_eps: float = flag(1e-3, "residual at which the backward solve has converged", listed=False, serves=IMPLICIT)
+    amp: str = flag(
+        "off",
+        "precision in which solves begin: bf16 for bfloat16 down to its noise, then single precision, which keeps the "
+        "equilibrium's accuracy; pays where products in bfloat16 are faster, as on GPUs",
+        choices=PRECISIONS,
+        listed=False,
+        sweeps=True,
+        serves=A_SOLVE,
+    )
     rand_f_thres_delta: int = flag(
         0,
         "in training, each forward solve's threshold is drawn from --f_thres minus to plus this",

@@ -191,6 +191,7 @@ def solve_summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
         stop_scope=settings.stop_scope,
         steps=solves.mean_steps,
         evaluations=solves.mean_evals,
+        low_evaluations=solves.mean_low_evals,
         residual=solves.mean_residual,
         unconverged=solves.unconverged_share,
         stopped=solves.shares(),

@@ -29,6 +29,7 @@ class SolveStatistics:
         self.n_failed = 0
         self.steps = 0
         self.evals = 0
+        self.low_evals = 0
         self.residual = 0.0
         self.sequences = 0
         self.unconverged = 0
@@ -54,6 +55,7 @@ class SolveStatistics:
         self.n_failed += failed(report)
         self.steps += report.n_steps
         self.evals += report.n_evals
+        self.low_evals += report.n_low_evals
         self.residual += report.residual
         self.sequences += len(report.sequence_residuals)
         self.unconverged += report.n_unconverged
@@ -68,6 +70,11 @@ class SolveStatistics:
     def mean_evals(self) -> float:
         """Evaluations of f per solve."""
         return self.evals / self.n_solves
+
+    @property
+    def mean_low_evals(self) -> float:
+        """Those of them that were in low precision."""
+        return self.low_evals / self.n_solves
 
     @property
     def mean_residual(self) -> float:
@@ -90,6 +97,7 @@ class SolveStatistics:
         values = {
             "steps": self.mean_steps,
             "evaluations": self.mean_evals,
+            **({"low_evaluations": self.mean_low_evals} if self.low_evals else {}),
             "residual": self.mean_residual,
             "unconverged_sequences": self.unconverged_share,
             "failed": self.n_failed / self.n_solves,
@@ -107,7 +115,8 @@ class SolveStatistics:
     def __str__(self) -> str:
         if not self.n_solves:
             return "no solve"
-        return in_words(self.mean_steps, self.mean_evals, self.mean_residual, self.shares(), self.unconverged_share)
+        evaluations = evaluations_in_words(self.mean_evals, self.mean_low_evals)
+        return in_words(self.mean_steps, evaluations, self.mean_residual, self.shares(), self.unconverged_share)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ class SolveSummary:
         steps, evaluations, residual: means over the solves.
         unconverged: share of the sequences whose own residual stayed above eps, over all solves.
         stopped: reason -> share of the solves.
+        low_evaluations: those of the evaluations that were in low precision.
     """
 
     solver: str
@@ -133,12 +143,14 @@ class SolveSummary:
     residual: float
     unconverged: float
     stopped: Mapping[str, float]
+    low_evaluations: float = 0.0
 
     def scalars(self) -> dict[str, float]:
         """The numbers that change from one evaluation to the next, by name."""
         return {
             "steps": self.steps,
             "evaluations": self.evaluations,
+            **({"low_evaluations": self.low_evaluations} if self.low_evaluations else {}),
             "residual": self.residual,
             "unconverged_sequences": self.unconverged,
             **{f"stopped/{reason}": share for reason, share in self.stopped.items()},
@@ -150,25 +162,32 @@ class SolveSummary:
 
     def in_words(self) -> str:
         """Steps, evaluations, residual, reasons and open sequences."""
-        return in_words(self.steps, self.evaluations, self.residual, self.stopped, self.unconverged)
+        evaluations = evaluations_in_words(self.evaluations, self.low_evaluations)
+        return in_words(self.steps, evaluations, self.residual, self.stopped, self.unconverged)
 
     def __str__(self) -> str:
         given = [(name, value) for name, value in self.options.items() if value is not None]
         options = "".join(
             f", {name} {value if isinstance(value, int) else format(value, 'g')}" for name, value in given
         )
+        evaluations = evaluations_in_words(self.evaluations, self.low_evaluations)
         return (
             f"{self.solver}{options}, threshold {self.threshold} {SOLVERS[self.solver].counts}, eps {self.eps:g}, "
             f"stop mode {self.stop_mode}, stop scope {self.stop_scope}\non average {self.steps:.1f} steps, "
-            f"{self.evaluations:.1f} evaluations, residual {residual_in_words(self.residual, digits=2)}\n"
+            f"{evaluations}, residual {residual_in_words(self.residual, digits=2)}\n"
             f"stopped: {shares_in_words(self.stopped)}; {self.unconverged:.1%} of sequences not converged"
         )
 
 
-def in_words(steps: float, evaluations: float, residual: float, shares: Mapping[str, float], unconverged: float) -> str:
+def evaluations_in_words(evaluations: float, low: float) -> str:
+    """Mean evaluations, and those in low precision where there are any."""
+    return f"{evaluations:.1f} evaluations" + (f" ({low:.1f} of them in bfloat16)" if low else "")
+
+
+def in_words(steps: float, evaluations: str, residual: float, shares: Mapping[str, float], unconverged: float) -> str:
     """Means over solves, the shares of the reasons for which they stopped, and that of the sequences left open."""
     return (
-        f"{steps:.1f} steps, {evaluations:.1f} evaluations, residual {residual_in_few(residual)}; "
+        f"{steps:.1f} steps, {evaluations}, residual {residual_in_few(residual)}; "
         f"{shares_in_words(shares)}; {unconverged:.0%} open"
     )
 

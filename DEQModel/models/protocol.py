@@ -152,6 +152,10 @@ class CellMap(Generic[C]):
         """The map of these sequences (b,) alone."""
         return CellMap(self.cell, self.context.select(rows))
 
+    def cast(self, dtype: torch.dtype) -> CellMap[C]:
+        """The same map in another floating-point dtype."""
+        return CellMap(self.cell, self.context.to(dtype))
+
     def pack(self, z: Tensor) -> CellMap[C]:
         """The same map with prepared weights, for states like z."""
         return CellMap(self.cell, self.context.pack(z.shape[:-1].numel()))

@@ -70,6 +70,9 @@ class DEQModule(nn.Module):
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
             or the name of the forward solver, b_options None means f_options.
         prepare: one of PREPARATIONS, the form of f in the forward solve.
+        amp: one of PRECISIONS. With "bf16" both solves begin with f in bfloat16 and go on in single precision from
+            where bfloat16 cannot tell residuals from its own rounding: what they return is as exact as without. A
+            method `f.cast(dtype)`, the same map in another dtype, is used where f has it, and else autocast.
         evaluation: settings that hold instead while the module is in evaluation mode, by name.
 
     Raises:
@@ -200,7 +203,8 @@ def _run(
         f, z0, callback = layout.flattened(f), layout.flatten(z0), callback and _told_of(callback, layout)
     z0 = z0.detach()
     if torch.is_autocast_enabled(z0.device.type):
-        z0 = z0.to(accumulation_dtype(z0))  # f alone runs in low precision
+        z0 = z0.to(accumulation_dtype(z0))  # f alone runs in low precision, and has no lower one
+        settings = settings.changed(amp="off")
         f = CastMap(f, z0.dtype)
     this = Pass(
         settings,

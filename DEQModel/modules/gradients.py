@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .leaves import leads_beyond
 from .report import SolveReport, SolverResult, Termination
 from .state import Map
 
-AdjointSolver = Callable[[Map, Tensor], SolverResult]  # (map y ↦ (∂f/∂z)ᵀ y + ȳ, start) -> its fixed point
+# (map y ↦ (∂f/∂z)ᵀ y + ȳ, start, low: the same in low precision) -> its fixed point
+AdjointSolver = Callable[..., SolverResult]
+Graph = tuple[GradientEdge, Tensor]  # where a gradient enters f(z), and z
 
 
 def attach_implicit(
@@ -22,6 +24,7 @@ def attach_implicit(
     solve: AdjointSolver | None,
     guess: Callable[[Tensor], Tensor],
     finished: Callable[[SolveReport], None],
+    low_graph: Callable[[], Graph | None] = lambda: None,
 ) -> Tensor:
     """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes the solution y of y = (∂f/∂z)ᵀ y + ȳ.
 
@@ -36,6 +39,7 @@ def attach_implicit(
         solve: the backward solver; None takes the guess as it is.
         guess: start of the solve from ȳ.
         finished: is told how the solve went.
+        low_graph: gives f at z_star in low precision, as a graph, when a solve begins; None for full precision alone.
 
     Where nothing finite was found at all, y is ȳ itself: a NaN that arrives goes on to the parameters, where it can be
     seen, and is not turned into a gradient of zero.
@@ -55,11 +59,9 @@ def attach_implicit(
         if solve is None:
             return guess(grad)
 
-        def transposed(y: Tensor) -> Tensor:
-            (product,) = torch.autograd.grad(f_edge, z_star, y, retain_graph=True, allow_unused=True)
-            return grad if product is None else product + grad
-
-        result = solve(transposed, guess(grad))
+        low = low_graph()
+        low_map = None if low is None else _adjoint(*low, grad)
+        result = solve(_adjoint(f_edge, z_star, grad), guess(grad), low=low_map)
         finished(result.report)
         lost = _nothing_finite(result.report)
         if not any(lost):
@@ -69,6 +71,16 @@ def attach_implicit(
     output = f_star.clone()
     output.grad_fn.register_prehook(lambda gradients: (solve_backward(gradients[0]),))
     return output
+
+
+def _adjoint(f_edge: GradientEdge, z: Tensor, grad: Tensor) -> Map:
+    """y ↦ (∂f/∂z)ᵀ y + ȳ."""
+
+    def transposed(y: Tensor) -> Tensor:
+        (product,) = torch.autograd.grad(f_edge, z, y, retain_graph=True, allow_unused=True)
+        return grad if product is None else product + grad
+
+    return transposed
 
 
 def _nothing_finite(report: SolveReport) -> list[bool]:

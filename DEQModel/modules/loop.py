@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .checks import check_image, check_no_transform
 from .iteration import Iteration
+from .ladder import Anew, Ladder
 from .scaling import RowScale
 from .state import Map
 from .tracker import Norms, Tracker, by_row
@@ -33,6 +34,8 @@ class Loop:
         begin: makes the iteration from a state (b, N).
         iterates: indices of iterates to keep.
         callback: is told of every evaluation.
+        ladder: begins in low precision and says when to leave it, for the last evaluation at the latest; None for
+            full precision throughout.
     """
 
     def __init__(
@@ -44,13 +47,15 @@ class Loop:
         *,
         iterates: Collection[int] = (),
         callback: Callback | None = None,
+        ladder: Ladder | None = None,
     ):
         self.f, self.shape, self.tracker, self.begin = f, shape, tracker, begin
         self.iterates, self.callback = frozenset(iterates), callback
         self.watched = bool(iterates) or callback is not None
         self.kept: dict[int, Tensor] = {}
         self.scale = RowScale(tracker.start.dtype)
-        self.f_writes = False  # into its argument
+        self.ladder = ladder
+        self.f_writes: bool | None = None  # into its argument; None before it was first evaluated
 
     def run(self, max_evals: int) -> Iteration:
         """Goes on until the tracker has seen enough, or for so many evaluations; the iteration at its end."""
@@ -58,7 +63,8 @@ class Loop:
         iteration, rows, norms = self.begin(z), np.arange(len(z)), Norms()
         plain = torch.autocast(z.device.type, enabled=False)  # f alone runs in low precision
         for k in range(max_evals):
-            fz = self._evaluate(z, k)
+            low = self.ladder is not None and not self.ladder.is_left and k < max_evals - 1
+            fz = self._evaluate(z, low=low)
             g = fz - z
             found = norms.of(g, fz)
             if scale.doubts(found):
@@ -67,11 +73,21 @@ class Loop:
                     iteration = self.begin(z)
                 found = norms.exactly(g, fz)
             true_z = scale.undone(z)
-            done = tracker.record(rows, true_z, scale.norms_undone(found))
+            done = tracker.record(rows, true_z, scale.norms_undone(found), exact=not low)
             if self.watched:
                 self._tell(k, tracker.whole(rows, true_z))
             if done or k == max_evals - 1:
                 break
+            if self.ladder is not None:
+                anew = self.ladder.judge(tracker.whole_norms[-1])
+                if not low:
+                    self.ladder = None
+                if anew is Anew.AT_THE_START:
+                    z, self.scale = tracker.start, RowScale(z.dtype)
+                    scale, iteration = self.scale, self.begin(z)
+                    continue
+                if anew is Anew.HERE:
+                    iteration = self.begin(z)
             all_open = not tracker.per_sequence or (is_open := tracker.is_open(rows)).all()
             if not all_open:  # before `advance`, which would delay it
                 kept = torch.from_numpy(np.flatnonzero(is_open)).to(z.device)
@@ -87,21 +103,27 @@ class Loop:
                 z = z.index_copy(0, kept, advanced[kept])
         return iteration
 
-    def _evaluate(self, z: Tensor, k: int) -> Tensor:
+    def _evaluate(self, z: Tensor, *, low: bool) -> Tensor:
         """f(z), (b, N), on the scale of z."""
         true_z = self.scale.undone(z)
-        argument = true_z.clone() if (self.f_writes or k == 0) and true_z is z else true_z
-        version = None if argument.is_inference() else argument._version
         shape = (len(z), *self.shape[1:])
-        fz = self.f(argument if argument.shape == shape else argument.view(shape))
-        if k == 0:
+        fz = self.ladder.low(true_z.view(shape)) if low else self._in_full(true_z, shape, z)
+        if self.tracker.n_evals == 0:
             check_no_transform(fz)
         check_image(fz, shape, z.dtype)
-        if not self.f_writes and (version is None or argument._version != version):
-            if k > 0 and true_z is z:
-                raise ValueError("f began to write into its argument in the middle of a solve: let it work on a copy")
-            self.f_writes = True  # or nobody can tell: it gets copies
         return self.scale.done(by_row(fz))
+
+    def _in_full(self, true_z: Tensor, shape: tuple[int, ...], z: Tensor) -> Tensor:
+        """f of true_z, which may be z itself, as a map that writes into its argument must not see it."""
+        first = self.f_writes is None
+        argument = true_z.clone() if (self.f_writes or first) and true_z is z else true_z
+        version = None if argument.is_inference() else argument._version
+        fz = self.f(argument if argument.shape == shape else argument.view(shape))
+        if not self.f_writes:
+            self.f_writes = version is None or argument._version != version  # or nobody can tell: it gets copies
+            if self.f_writes and not first and true_z is z:
+                raise ValueError("f began to write into its argument in the middle of a solve: let it work on a copy")
+        return fz
 
     def _tell(self, k: int, z: Tensor) -> None:
         if k in self.iterates:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MOST_ROWS = 256  # of x, up to which a packed product is the faster one
+
 
 class PackedLinear:
     """x ↦ x Wᵀ + b with W reordered once for oneDNN's matrix product, which then need not reorder it every time.
 
-    Packing costs about as much as three products save at one sequence of 75 positions and a weight of 48,000 × 700,
-    and less at larger batches. No gradient flows. The operators are those that PyTorch's own compiler emits for
+    Packing pays where a product reads the weight for few rows: at 75 rows and a weight of 48,000 × 700 a product takes
+    a fifth less time, and packing costs about as much as six of them save. At 600 rows and weights of 2048 × 256 plain
+    products are faster by 7 to 18 %. No gradient flows. The operators are those that PyTorch's own compiler emits for
     frozen weights.
 
     Args:
@@ -36,3 +39,8 @@ def can_pack(weight: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def pays_to_pack(weight: Tensor, n_rows: int) -> bool:
+    """Whether they can be packed, and are then faster at this number of rows."""
+    return n_rows <= MOST_ROWS and can_pack(weight)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .checks import check_image, check_no_transform
 from .gradients import attach_implicit
 from .iterate import iterate
 from .jacobian import jacobian_loss
+from .ladder import lowered
 from .leaves import SameValues, Unchanged, mark
 from .loop import Callback
 from .parametrizations import WeightCache
@@ -76,6 +78,7 @@ class Pass:
                 callback=self.callback,
                 sequence_traces=self.sequence_traces,
                 **self._scope,
+                low=lowered(f, z0, self.settings.amp),
             )
 
     def _add_jacobian_loss(self, f: Map, output: Tensor, info: SolveInfo) -> None:
@@ -97,7 +100,7 @@ class Pass:
         check_image(f_star, tuple(z0.shape), z0.dtype)
         if self.jacobian_samples:
             info.jacobian_loss = jacobian_loss(f_star, z_star, samples=self.jacobian_samples)
-        output = self._implicit(f_star, z_star, result, info) if implicit else f_star.clone()
+        output = self._implicit(f, f_star, z_star, result, info) if implicit else f_star.clone()
         info.iterates = self._from_iterates(f, result, output)
         return output, info
 
@@ -107,7 +110,7 @@ class Pass:
         pairs = zip(result.iterates, before_end, strict=True)
         return tuple(f(z).clone() if before else output.clone() for z, before in pairs)
 
-    def _implicit(self, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
+    def _implicit(self, f: Map, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
         settings, solve = self.settings, None
         if settings.b_thres > 0:
             solve = partial(
@@ -132,7 +135,16 @@ class Pass:
         def finished(report: SolveReport) -> None:
             info.backward = report
 
-        return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished)
+        def low_graph() -> tuple[GradientEdge, Tensor] | None:
+            z = z_star.detach().requires_grad_()
+            low = lowered(f, z, settings.amp)
+            if low is None:
+                return None
+            with torch.enable_grad(), self.weights:
+                low_star = low(z)
+            return (get_gradient_edge(low_star), z) if low_star.requires_grad else None
+
+        return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished, low_graph=low_graph)
 
     def phantom(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """K damped applications from z*."""

@@ -45,6 +45,8 @@ class SolveReport:
         sequence_terminations: why each sequence stopped; all the same with the scope "batch".
         sequence_traces: where they were asked for, each sequence's residuals of every iterate, in the stop mode;
             one that has finished stays at the residual that it is returned with.
+        n_low_evals: how many of the evaluations, the first ones, were in low precision; residuals in the traces that
+            stand for them are as exact as that.
     """
 
     termination: Termination
@@ -62,6 +64,7 @@ class SolveReport:
     sequence_steps: tuple[int, ...]
     sequence_terminations: tuple[Termination, ...]
     sequence_traces: tuple[tuple[float, ...], ...] = ()
+    n_low_evals: int = 0
 
     @property
     def residual(self) -> float:

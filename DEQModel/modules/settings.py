@@ -10,6 +10,7 @@ from typing import Any
 
 from .broyden import Broyden
 from .checks import AT_LEAST_ONE, COUNT, SHARE, TOLERANCE, Range, check_choice
+from .ladder import PRECISIONS
 from .prepare import PREPARATIONS
 from .solver import Solver
 from .solvers import SOLVERS, make_solver
@@ -52,6 +53,7 @@ class Settings:
     b_init: str = setting("zero", "start of the backward solve", choices=BACKWARD_STARTS)
     f_thres_delta: int = setting(0, "in training the forward threshold is drawn up to this around it", numbers=COUNT)
     prepare: str = setting("packed", "form of the map in the forward solve", choices=PREPARATIONS)
+    amp: str = setting("off", "precision in which solves begin", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         for name in ("solver", "b_solver"):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checks import COUNT, check_no_transform
 from .iteration import Iteration
+from .ladder import Ladder
 from .loop import Callback, Loop
 from .report import SolverResult
 from .state import Map
@@ -62,6 +63,7 @@ class Solver(ABC):
         iterates: Collection[int] = (),
         callback: Callback | None = None,
         sequence_traces: bool = False,
+        low: Map | None = None,
     ) -> SolverResult:
         """Iterates on f from z0 until the stop rule ends it or the threshold is reached.
 
@@ -82,6 +84,8 @@ class Solver(ABC):
             callback: is told after every evaluation: the iterate's index, the iterates (B, *), which it must leave as
                 they are, and the batch's residual in the stop mode.
             sequence_traces: whether the report has each sequence's residuals of every iterate.
+            low: f in low precision, with which the solve begins, see `ladder.Ladder`; with the scope "sequence" too
+                the whole batch leaves it at once.
 
         Returns:
             The candidate of lowest residual (the start only where all others are worse) and the report.
@@ -111,6 +115,7 @@ class Solver(ABC):
             lambda z: self.start(z, threshold),
             iterates=iterates,
             callback=callback,
+            ladder=None if low is None else Ladder(low, eps=eps, stop_mode=stop_mode),
         )
         iteration = loop.run(self.max_evals(threshold))
         result = tracker.result(sequence_traces=sequence_traces)

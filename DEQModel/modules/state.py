@@ -129,7 +129,7 @@ def unpacked(f: Callable[..., Sequence[Tensor]]) -> Map:
 
 
 @dataclass(frozen=True)
-class _Wrapper:
+class Wrapper:
     """A map made of f that has a method `select(rows)` where f has one."""
 
     f: Map
@@ -141,7 +141,7 @@ class _Wrapper:
 
 
 @dataclass(frozen=True)
-class UnpackedMap(_Wrapper):
+class UnpackedMap(Wrapper):
     """f, a function of several tensors, as a map of tuples."""
 
     def __call__(self, z: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -151,7 +151,7 @@ class UnpackedMap(_Wrapper):
 
 
 @dataclass(frozen=True)
-class FlatMap(_Wrapper):
+class FlatMap(Wrapper):
     """f, a map of the caller's states, as a map of flat ones."""
 
     layout: StateLayout
@@ -161,7 +161,7 @@ class FlatMap(_Wrapper):
 
 
 @dataclass(frozen=True)
-class CastMap(_Wrapper):
+class CastMap(Wrapper):
     """f with its values in one dtype, for maps that autocast makes return another; has `pack(z)` where f has it."""
 
     dtype: torch.dtype

@@ -91,11 +91,8 @@ class StopRule:
 
     def judge(self, norms: np.ndarray) -> np.ndarray:
         """Takes in the norms (2, U) of the next iterate; which units (U,) are at their lowest so far."""
-        step, residual = self.n_judged, self.residual_of(norms)
-        if step == len(self.norms):
-            self.norms, self.residuals = np.tile(self.norms, (2, 1, 1)), np.tile(self.residuals, (2, 1))
-        self.norms[step], self.residuals[step] = norms, residual
-        self.n_judged += 1
+        step = self.n_judged
+        residual = self._note(norms)
         all_finite = math.isfinite(norms.sum())
         finite = True if all_finite else np.isfinite(norms).all(axis=0)
         is_open = self.reason == OPEN
@@ -121,6 +118,21 @@ class StopRule:
         if not all_finite:
             self._end(Termination.NONFINITE, is_open & ~finite)
         return improved
+
+    def pass_over(self, norms: np.ndarray) -> None:
+        """Takes in the norms (2, U) of an iterate at which f is not known exactly: it is no candidate."""
+        self._note(norms)
+        self.first_candidate = max(self.first_candidate, self.n_judged)
+        self.largest = np.fmax(self.largest, np.where(np.isfinite(norms[1]), norms[1], 0))
+
+    def _note(self, norms: np.ndarray) -> np.ndarray:
+        """The residual (U,) that the rule reads, noted with the norms."""
+        step, residual = self.n_judged, self.residual_of(norms)
+        if step == len(self.norms):
+            self.norms, self.residuals = np.tile(self.norms, (2, 1, 1)), np.tile(self.residuals, (2, 1))
+        self.norms[step], self.residuals[step] = norms, residual
+        self.n_judged += 1
+        return residual
 
     def residual_of(self, norms: np.ndarray) -> np.ndarray:
         """Norms (2, …) to the residual that the rule reads."""

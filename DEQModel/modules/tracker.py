@@ -116,6 +116,7 @@ class Tracker:
         self.start_norms = self.best_norms = np.full((2, len(z0)), math.inf)
         self.row_norms: list[np.ndarray] = []  # (2, B) of each evaluation
         self.whole_norms: list[np.ndarray] = []  # (2, 1), of the batch
+        self.n_low_evals = 0  # evaluations in low precision, which come first
 
     @property
     def n_evals(self) -> int:
@@ -128,8 +129,10 @@ class Tracker:
         return is_open[rows] if self.per_sequence else np.repeat(is_open, len(rows))
 
     @np.errstate(invalid="ignore", over="ignore")
-    def record(self, rows: np.ndarray, z: Tensor, found: np.ndarray) -> bool:
+    def record(self, rows: np.ndarray, z: Tensor, found: np.ndarray, *, exact: bool = True) -> bool:
         """Takes in z (b, N) of the sequences `rows` (b,), in rising order, and the norms (2, b) of its g and f(z).
+
+        Norms that are not exact, as f was evaluated in low precision, decide nothing.
 
         Returns whether no unit is left to solve.
         """
@@ -144,6 +147,10 @@ class Tracker:
         self.row_norms.append(norms)
         whole = self._over_the_batch(norms)
         self.whole_norms.append(whole)
+        if not exact:
+            self.n_low_evals += 1
+            self.rule.pass_over(norms if self.per_sequence else whole)
+            return False
         improved = self.rule.judge(norms if self.per_sequence else whole)
         if np.count_nonzero(improved):
             self._keep(rows, z, norms, improved)
@@ -202,6 +209,7 @@ class Tracker:
                 termination=REASONS[ended.max(initial=0)],
                 n_steps=max(self.n_evals - 1, 0),
                 n_evals=self.n_evals,
+                n_low_evals=self.n_low_evals,
                 best_step=int(rule.best_step.max(initial=0)),
                 stop_mode=rule.stop_mode,
                 stop_scope=self.stop_scope,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.protocol import Context, batched
 from modules.optimizations import NormalizableLinear, variational_mask
-from modules.packed_linear import PackedLinear, can_pack
+from modules.packed_linear import PackedLinear, pays_to_pack
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class FeedForwardContext(Context):
     packed: tuple[PackedLinear, PackedLinear] | None = None  # both maps, for the evaluations without gradients
 
     def pack(self, n_rows: int) -> FeedForwardContext:
-        """The same with the weights packed for n_rows = B·L rows, where that can be done."""
-        if not can_pack(self.weight_in):
+        """The same with the weights packed for n_rows = B·L rows, where that pays."""
+        if not pays_to_pack(self.weight_in, n_rows):
             return self
         maps = ((self.weight_in, self.bias_in), (self.weight_out, self.bias_out))
         return dataclasses.replace(self, packed=tuple(PackedLinear(*weights, n_rows) for weights in maps))
@@ -73,7 +73,10 @@ class PositionwiseFeedForward(nn.Module):
         inner = torch.addmm(context.bias_in, x.flatten(0, 1), context.weight_in.t())
         if context.inner_mask is None:
             inner = F.relu_(inner)
-        else:  # a mask is never negative, so it may go before the relu
-            inner = F.relu_(inner.unflatten(0, (n_batch, n_position)) * context.inner_mask).flatten(0, 1)
+        elif not torch.is_grad_enabled():
+            F.relu_(inner).unflatten(0, (n_batch, n_position)).mul_(context.inner_mask)
+        else:  # relu and mask as one factor: each product with the transposed Jacobian then multiplies once
+            is_on = inner.detach().unflatten(0, (n_batch, n_position)) > 0
+            inner = inner * torch.where(is_on, context.inner_mask, 0).flatten(0, 1)
         output = torch.addmm(context.bias_out, inner, context.weight_out.t())
         return output.unflatten(0, (n_batch, n_position))
