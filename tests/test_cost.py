@@ -118,10 +118,10 @@ def test_bytes_of_an_anderson_window():
 
 
 def test_bytes_of_optimizers():
-    assert RULES.keys() == OPTIMIZERS.keys()
-    for name, make in OPTIMIZERS.items():
+    assert RULES.keys() == OPTIMIZERS.keys() - {"Muon"}, "its products depend on the shapes"
+    for name in RULES:
         parameter = torch.nn.Parameter(torch.randn(7, 9))
-        optimizer = make([parameter], lr=0.1)
+        optimizer = OPTIMIZERS[name]([parameter], lr=0.1)
         parameter.grad = torch.randn_like(parameter)
         optimizer.step()
         state = [value for value in optimizer.state[parameter].values() if value.shape == parameter.shape]

@@ -97,6 +97,8 @@ def test_a_trellisnet(tmp_path):
         ("--cost_vocabulary 9", "--cost_vocabulary 9 has no effect without --cost"),
         ("--cost_machine h100", "--cost_machine h100 has no effect without --cost"),
         ("--cost --cost_machine abacus", "invalid choice: 'abacus'"),
+        ("--cost --cost_vocabulary 50 --optim Muon", "--cost: there are no formulas for --optim Muon"),
+        ("--cost --cost_vocabulary 50 --cell_layers 2", "--cost: there are no formulas for --cell_layers 2: leave it"),
         ("--cost --cost_flops 0", "--cost_flops is 0.0: pass a finite number above 0"),
         ("--cost --cost_vocabulary 50 --adaptive --cutoffs 60", "--cutoffs are 60, but the vocabulary has 50 words"),
     ],

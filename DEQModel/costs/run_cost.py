@@ -23,7 +23,7 @@ from modules.depth import Depth
 from modules.solve_cost import DepthCost, depth_cost
 from system.errors import UserError
 from system.out_of_memory import enough_memory
-from utils.cost import update
+from utils.cost import RULES, update
 
 
 class Undrawn(TorchFunctionMode):
@@ -61,6 +61,8 @@ class RunCost:
         """
         if self.command.spec.cost is None:
             raise UserError(f"--cost: there are no formulas for a {self.command.spec.name}; leave it out")
+        if self.settings.optim not in RULES:
+            raise UserError(f"--cost: there are no formulas for --optim {self.settings.optim}; pass another one")
         with mistakes_in_flags(self.command.flag_names):
             return self.command.spec.configure(self.settings, self.words.n_token)
 
@@ -97,7 +99,8 @@ class RunCost:
 
     def _model(self, n_rows: int, n_position: int, *, training: bool) -> ModelCost:
         shares = self.words.shares(getattr(self.config, "cutoffs", ()))
-        return self.command.spec.cost(self.config, Segment(n_rows, n_position, training, shares))
+        with mistakes_in_flags(self.command.flag_names, "--cost: "):
+            return self.command.spec.cost(self.config, Segment(n_rows, n_position, training, shares))
 
     def _chunk(self, depth: Depth, n_rows: int) -> tuple[ModelCost, DepthCost]:
         rows = math.ceil(n_rows / self.settings.batch_chunk)

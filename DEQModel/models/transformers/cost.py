@@ -11,9 +11,25 @@ from models.transformers.config import DEQTransformerConfig
 from modules.cost import Application, Piece, passes, product
 from utils.cost import adaptive_embedding, adaptive_softmax
 
+PUBLISHED = {
+    "cell_layers": 1,
+    "inject": "attention",
+    "heads_norm": False,
+    "norm_affine": False,
+    "layers_before": 0,
+    "layers_after": 0,
+}
+
 
 def transformer_cost(config: DEQTransformerConfig, segment: Segment) -> ModelCost:
-    """Of a segment whose memory is full."""
+    """Of a segment whose memory is full.
+
+    Raises:
+        ValueError: a cell of another kind than the published one, for which there are no formulas.
+    """
+    for name, published in PUBLISHED.items():
+        if getattr(config, name) != published:
+            raise ValueError(f"there are no formulas for `{name}` {getattr(config, name)}: leave it out")
     n_tokens, d_model = segment.n_tokens, config.d_model
     bins = (n_tokens, config.n_token, config.d_embed, d_model, config.cutoffs, config.div_val)
     drop = _drop(n_tokens * d_model) if _drops(config, segment) else Piece()
@@ -111,8 +127,8 @@ def _cell(config: DEQTransformerConfig, segment: Segment) -> Application:
     )
     to_weights = passes(states, 3 + 5, 10)  # biases are sums; the injection's third of each gradient
     # z, q twice, the heads, what goes into each norm and out of the inner ones; k and v; attention's weights, and what
-    # dropout leaves of them
-    kept = states * (7 + config.outer_norm) + 2 * keys + scores * (1 + drops_weights) + inner
+    # dropout leaves of them; what goes into W_2, and the factor that relu and mask are
+    kept = states * (7 + config.outer_norm) + 2 * keys + scores * (1 + drops_weights) + inner * (1 + drops)
     return Application(
         forward=products + elementwise,
         vjp=products + by_content + values + back,
