@@ -7,6 +7,7 @@
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
 #   sort_arguments --list "$@"              the whole numbers behind --list go into $numbers, the folder behind --out into
 #                                           $out, where they are given, and all else into $further
+#   refuse_flags "--flag --flag" "$@"       stops where one of these is, which the script passes itself
 #   train_or_eval program.py "$@"           what the scripts of an experiment do, whose first argument is train or eval:
 #                                           calls the program with the flags in settings, for eval with those in
 #                                           settings_of_eval behind them, then with the further arguments
@@ -51,12 +52,31 @@ refuse_config() {
     done
 }
 
+in_full() { # flag, then known flags of which it may be a beginning
+    local flag=$1 known
+    for known in "${@:2}"; do
+        if [[ ${#flag} -gt 4 && $known == "$flag"* ]]; then flag=$known; fi
+    done
+    printf '%s\n' "$flag"
+}
+
+refuse_flags() {
+    local known=$1 argument flag
+    shift
+    for argument in "$@"; do
+        flag=$(in_full "${argument%%=*}" $known)
+        if [[ " $known " == *" $flag "* ]]; then
+            stop "$flag: this script has its own; call python DEQModel/train_synthetic.py for one run"
+        fi
+    done
+}
+
 sort_arguments() {
     local list=$1 flag
     shift
     further=()
     while [[ $# -gt 0 ]]; do
-        flag=${1%%=*}
+        flag=$(in_full "${1%%=*}" "$list" --out)
         if [[ $flag != "$list" && $flag != --out ]]; then
             further+=("$1")
             shift

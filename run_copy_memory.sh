@@ -21,6 +21,7 @@ fi
 
 out=$root/copy_memory_runs
 numbers=(100 200 400)
+refuse_flags "--task --model --table" "$@"
 sort_arguments --seq_len "$@"
 
 prepare_environment requirements.txt

@@ -19,6 +19,7 @@ fi
 
 out=$root/depth_tasks_runs
 numbers=(1 2 3)
+refuse_flags "--task --model --table --depth --test_stages" "$@"
 sort_arguments --seeds "$@"
 
 prepare_environment requirements.txt

@@ -41,6 +41,7 @@ settings_of_eval=(--pretrain_steps 0)
 case ${2:-} in
 chars) settings+=("${of_chars[@]}") && set -- "$1" "${@:3}" ;;
 words) settings+=("${of_words[@]}") && set -- "$1" "${@:3}" ;;
-*) settings+=("${of_words[@]}") ;;
+"" | -*) settings+=("${of_words[@]}") ;;
+*) [[ $1 != train && $1 != eval ]] || stop "the second argument is \"$2\": pass words or chars, or flags" ;;
 esac
 train_or_eval train_transformer.py "$@"

@@ -97,7 +97,7 @@ def test_a_cell_that_is_applied_a_number_of_times(tmp_path):
 
 
 def test_stages_have_as_many_values_of_each_setting():
-    with pytest.raises(UserError, match="2 values of p, 1 values of max_step"):
+    with pytest.raises(UserError, match=r"2 value.s. of p, 1 value.s. of max_step"):
         list(completed({"curriculum": "p=1,2 max_step=3"}).stages)
 
 
@@ -204,7 +204,7 @@ def test_every_flag_changes_what_comes_out(more, tmp_path):
     [
         ("--task chess", "argument --task: invalid choice"),
         ("--modell gru", "did you mean --model?"),
-        ("--depth 0", "--depth is '0': pass equilibrium, or a number"),
+        ("--depth 0", "--depth is '0': pass equilibrium, a number"),
         ("--depth deep", "--depth is 'deep'"),
         ("--model gru --depth 3", "--depth 3 has no effect without --model deq_transformer"),
         ("--d_model 9", "--d_model 9 is no multiple of --n_head 2"),

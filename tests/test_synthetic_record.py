@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
-from tiny_synthetic import trained
+from tiny_synthetic import SMALL, trained
 from tiny_trained import call_program
 
 from synthetic.program import main
@@ -68,3 +69,85 @@ def test_a_table_has_the_memory_of_the_device_that_trained(tmp_path):
     dataclasses.replace(record, peak_memory={"host": 9 * 10**9, "device": 7 * 10**6}).write(path)
     head, row, *_ = call_program(main, f"--table {tmp_path}").out.splitlines()
     assert row[: head.index("MB") + len("MB")].split()[-1] == "7"
+
+
+def changed(folder: Path, **changes: object) -> None:
+    """Changes a record by names that lead into it, a double underscore between two."""
+    (path,) = folder.glob("*.json")
+    content = json.loads(path.read_text())
+    for names, value in changes.items():
+        *way, last = names.split("__")
+        place = content
+        for name in way:
+            place = place[int(name) if isinstance(place, list) else name]
+        place[last] = value
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tests": []},
+        {"tests__0__p": 77},
+        {"tests__0__length": "a"},
+        {"tests__0__accuracy": None},
+        {"settings": [1]},
+        {"settings__task": "foo"},
+        {"settings__f_thres": "many"},
+        {"settings__seq_len": -20},
+        {"settings__flavour": 3},
+        {"peak_memory": {}},
+        {"peak_memory__host": "all"},
+        {"parameters": "many"},
+        {"training__loss": None},
+        {"training__seconds": None},
+        {"training__course": [3]},
+    ],
+    ids=str,
+)
+def test_a_record_that_was_changed_is_told(changes, tmp_path):
+    trained(tmp_path)
+    changed(tmp_path, **changes)
+    outcome = call_program(main, f"--table {tmp_path}")
+    assert outcome.status == 2
+    (line,) = outcome.err.splitlines()
+    assert "is no record of a run" in line
+    assert str(next(tmp_path.iterdir())) in line
+
+
+def test_a_record_of_a_program_with_fewer_flags_is_read(tmp_path):
+    record, _ = trained(tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    del content["settings"]["rand_f_thres_delta"]
+    path.write_text(json.dumps(content))
+    assert Record.read(path) == record
+
+
+@pytest.mark.parametrize(
+    ("more", "lacking"),
+    [
+        ("--model gru --p 3", "--p 3 has no effect without --task p_hop"),
+        ("--model gru --n_head 1", "--n_head 1 has no effect without --model deq_transformer or stack"),
+        ("--model gru --f_thres 3", "--f_thres 3 has no effect without --depth equilibrium"),
+        ("--model lstm --test_thresholds 4", "--test_thresholds (4,) has no effect without --model deq_transformer or"),
+        ("--depth 2 --rand_f_thres_delta 3", "--rand_f_thres_delta 3 has no effect without --depth equilibrium"),
+        ("--depth 2 --pretrain_steps 1", "--pretrain_steps 1 has no effect without --depth equilibrium"),
+        ("--model tcn --dilation 3", "--dilation 3 has no effect without --model deq_trellisnet"),
+    ],
+)
+def test_flags_without_effect_are_told_and_make_no_other_run(more, lacking, tmp_path):
+    plain = " ".join(more.split()[:-2])
+    call_program(main, f"{SMALL} --out {tmp_path} {plain}")
+    outcome = call_program(main, f"{SMALL} --out {tmp_path} {more}")
+    assert f"note: {lacking}" in outcome.out
+    assert "is there already" in outcome.out
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("synthetic.program._finished", None)
+    (tmp_path / "file").write_text("")
+    outcome = call_program(main, f"{SMALL} --out {tmp_path}/file/below")
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert "cannot write to" in outcome.err

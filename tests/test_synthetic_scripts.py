@@ -51,6 +51,7 @@ def test_every_model_and_length_is_passed_and_the_table_is_last(words, tmp_path)
     [
         ("--seeds", 4, 5, "--out", "some where", "--max_step", 3),
         ("--max_step", 3, "--seeds=4", 5, "--out=some where"),
+        ("--max_step", 3, "--seed", 4, 5, "--out=some where"),
     ],
 )
 def test_six_systems_are_trained_on_both_tasks_that_need_depth(words, tmp_path):
@@ -90,6 +91,10 @@ def test_a_look_takes_as_few_updates_as_the_script_says(tmp_path):
         ("run_depth_tasks.sh", ("--seeds=x",), "whole numbers"),
         ("run_depth_tasks.sh", ("--out",), "--out needs a value"),
         ("run_depth_tasks.sh", ("--out=",), "--out needs a value"),
+        ("run_depth_tasks.sh", ("--model", "lstm"), "--model: this script has its own"),
+        ("run_depth_tasks.sh", ("--dept=3",), "--depth: this script has its own"),
+        ("run_copy_memory.sh", ("--seq_len", "5", "--task", "p_hop"), "--task: this script has its own"),
+        ("run_copy_memory.sh", ("--tabl", "x"), "--table: this script has its own"),
     ],
 )
 def test_what_cannot_be_read_is_refused(script, words, message, tmp_path):

@@ -28,7 +28,7 @@ class TaskSettings:
     )
     sweep: str = flag(
         "",
-        'with --eval: evaluate all combinations of these values, such as "f_thres=4,8,16 mem_len=0,75"',
+        'with --eval: evaluate all combinations of these values, such as "solver=broyden,anderson f_thres=4,8,16"',
         listed=False,
         needs=(Need("--eval", lambda s: s.eval), Need(AN_EQUILIBRIUM, lambda s: not s.evaluates_shallow)),
         fixed=OF_THE_CALL,

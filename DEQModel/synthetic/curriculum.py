@@ -44,4 +44,4 @@ def _number(name: str, text: str, least: float) -> int:
 
 
 def _counts(values: dict[str, list[int]]) -> str:
-    return ", ".join(f"{len(numbers)} values of {name}" for name, numbers in values.items())
+    return ", ".join(f"{len(numbers)} value(s) of {name}" for name, numbers in values.items())

@@ -11,9 +11,9 @@ from config.parser import Parser, check_ranges
 from config.words import mistakes_in_flags
 from models.size import Size
 from synthetic.models import build
-from synthetic.record import Record, name_of, place_of, recorded
+from synthetic.record import Record, check_place, name_of, place_of, recorded
 from synthetic.scoring import Trial
-from synthetic.settings import GROUPS, Settings, completed, usual
+from synthetic.settings import GROUPS, Settings, completed, of_no_use, usual, without
 from synthetic.table import table
 from synthetic.tasks import TASKS
 from synthetic.training import Training, training_depth
@@ -50,6 +50,10 @@ def run(argv: Sequence[str]) -> int:
         say(table(settings.table))
         return 0
     check(settings)
+    useless = of_no_use(settings)
+    for name, need in useless.items():
+        say(f"note: {FLAG_NAMES[name]} {getattr(settings, name)} has no effect without {need.what}")
+    settings = without(settings, useless)  # so that the run is the same one as without them
     place = place_of(settings)
     if place.exists():
         say(f"{name_of(settings)}: is there already: {place}")
@@ -76,6 +80,7 @@ def check(settings: Settings) -> None:
         training_depth(settings)
         for stage in settings.stages:
             check_lengths(stage)
+    check_place(settings.out)
     if settings.cuda and not torch.cuda.is_available():
         raise UserError("--cuda: PyTorch sees no GPU here; leave --cuda out to run on the CPU")
 

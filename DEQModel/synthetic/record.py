@@ -6,14 +6,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.file import typed_settings
+from config.parser import check_ranges
 from config.stages import EQUILIBRIUM
 from synthetic.scoring import Trial
-from synthetic.settings import RecordSettings, Settings
+from synthetic.settings import RecordSettings, Settings, completed
 from synthetic.training import Point, TrainingFigures
 from system.errors import UserError
 from system.flag import flags_of
@@ -64,17 +67,52 @@ class Record:
         content = read_json(path, remedy)
         try:
             training = dict(content["training"])
-            course = tuple(Point(**point) for point in training.pop("course"))
-            return cls(
-                settings=content["settings"],
-                parameters=content["parameters"],
-                training=TrainingFigures(course=course, **training),
-                tests=tuple(Trial(**_with_nan(test)) for test in content["tests"]),
-                peak_memory=content["peak_memory"],
-                body=content.get("body"),
+            course = tuple(_numbers(Point, point) for point in training.pop("course"))
+            record = cls(
+                settings=recorded(_settings(content["settings"], path)),
+                parameters=_number("parameters", content["parameters"]),
+                training=_numbers(TrainingFigures, training, course=course),
+                tests=tuple(_numbers(Trial, _with_nan(test)) for test in content["tests"]),
+                peak_memory={kind: _number(kind, size) for kind, size in content["peak_memory"].items()},
+                body=_number("body", content.get("body"), may_lack=True),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            if record.settings["p"] not in [test.p for test in record.tests] or "host" not in record.peak_memory:
+                raise ValueError("a figure is missing")
+            return record
+        except (AttributeError, LookupError, TypeError, ValueError, UserError) as error:
             raise UserError(f"{path} is no record of a run ({error}): {remedy}") from error
+
+
+def check_place(out: str) -> None:
+    """Refuse a folder for records that cannot be made or written to, before anything is trained.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    there = next(place for place in (Path(out), *Path(out).absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {out}: cannot write to {there}: pass another --out")
+
+
+def _settings(content: Mapping[str, Any], path: Path) -> Settings:
+    """Those of a record; what an older program did not know is as usual."""
+    flags, defaults = flags_of(Settings), {field.name: field.default for field in dataclasses.fields(Settings)}
+    settings = completed(typed_settings(content, str(path), flags, defaults))
+    check_ranges(dataclasses.asdict(settings), flags)
+    return settings
+
+
+def _numbers(kind: type, content: Mapping[str, Any], **others: Any) -> Any:
+    """A dataclass of numbers; those may lack that its types say so of."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    values = {name: _number(name, value, may_lack="None" in types[name]) for name, value in content.items()}
+    return kind(**values, **others)
+
+
+def _number(name: str, value: object, *, may_lack: bool = False) -> Any:
+    if not (may_lack and value is None) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{name} is {value!r}")
+    return value
 
 
 def _with_nan(test: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,17 @@ from synthetic.models import MODELS
 from synthetic.optimizers import OPTIMIZERS
 from synthetic.recipes import OF_DEQS, RECIPES
 from synthetic.tasks import TASKS
-from system.flag import Need, flag
+from system.flag import Need, flag, flags_of
 
 DEQ_MODELS = tuple(name for name in MODELS if name.startswith("deq_"))
 A_DEQ = Need(f"--model {' or '.join(DEQ_MODELS)}", lambda s: s.model in DEQ_MODELS)
 
+A_TRANSFORMER = Need("--model deq_transformer or stack", lambda s: s.model in ("deq_transformer", "stack"))
+EMBEDS_APART = Need("--model lstm, gru or deq_trellisnet", lambda s: s.model in ("lstm", "gru", "deq_trellisnet"))
+CONVOLVES = Need("--model tcn or deq_trellisnet", lambda s: s.model in ("tcn", "deq_trellisnet"))
+A_TRELLISNET = Need("--model deq_trellisnet", lambda s: s.model == "deq_trellisnet")
+HOPS = Need("--task p_hop", lambda s: s.task == "p_hop")
+WITHOUT_STAGES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and s.depth == EQUILIBRIUM)
 SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and solves_at_all(s.depth))
 STAGES = Need("--curriculum", lambda s: s.curriculum != "")
 MUON = Need("--optim Muon", lambda s: s.optim == "Muon")
@@ -32,7 +38,7 @@ class TaskSettings:
 
     task: str = flag("copy_memory", "what is learned", choices=tuple(TASKS))
     seq_len: int = flag(100, "length T of training; copy_memory's sequences have T + 20 tokens", least=1)
-    p: int = flag(4, "p_hop: how often the previous occurrence is followed", least=1)
+    p: int = flag(4, "p_hop: how often the previous occurrence is followed", least=1, serves=HOPS)
     n_train: int = flag(0, "training sequences, drawn again and again; 0 means new ones at every update", least=0)
     n_test: int = flag(2000, "test sequences, the same ones for all seeds", least=1)
     test_lengths: tuple[int, ...] = flag(
@@ -48,6 +54,7 @@ class TaskSettings:
         kind=int,
         several=True,
         least=1,
+        serves=A_DEQ,
     )
 
 
@@ -60,19 +67,25 @@ class ModelSettings:
         EQUILIBRIUM, "equilibrium, or a number: so many applications of the cell", kind=str, needs=(A_DEQ,)
     )
     d_model: int = flag(32, "width of the states; of a deq_trellisnet, of its hidden part", least=1)
-    d_embed: int = flag(10, "lstm, gru, deq_trellisnet: width of the embedding, and of the last one's output", least=1)
-    n_head: int = flag(4, "attention heads", least=1)
-    d_inner: int = flag(64, "width of the feed-forward layer", least=1)
-    not_tied: bool = flag(False, "transformers: separate embedding and softmax weights")
+    d_embed: int = flag(
+        10,
+        "lstm, gru, deq_trellisnet: width of the embedding, and of the last one's output",
+        least=1,
+        serves=EMBEDS_APART,
+    )
+    n_head: int = flag(4, "transformers: attention heads", least=1, serves=A_TRANSFORMER)
+    d_inner: int = flag(64, "transformers: width of the feed-forward layer", least=1, serves=A_TRANSFORMER)
+    not_tied: bool = flag(False, "transformers: separate embedding and softmax weights", serves=A_TRANSFORMER)
     n_layer: int = flag(2, "layers; of a DEQ, applications of the cell in the shallow stage", least=1)
-    kernel_size: int = flag(8, "tcn, deq_trellisnet: taps of the convolutions", least=2)
-    dilation: int = flag(1, "deq_trellisnet: positions between two taps", least=1)
+    kernel_size: int = flag(8, "tcn, deq_trellisnet: taps of the convolutions", least=2, serves=CONVOLVES)
+    dilation: int = flag(1, "deq_trellisnet: positions between two taps", least=1, serves=A_TRELLISNET)
     init_std: float = flag(
         0.1,
         "standard deviation of a transformer's weights at the start; -1 for PyTorch's default",
         least=0,
         or_exactly=-1,
         below=1e6,
+        serves=A_TRANSFORMER,
     )
 
 
@@ -96,7 +109,9 @@ class CourseSettings:
         "stages of training that come before, each with a warm-up and fall of the rate of its own: settings and their "
         f"values, one a stage, as in {EXAMPLE}",
     )
-    pretrain_steps: int = flag(0, "a DEQ's updates in the shallow stage, before it solves", least=0)
+    pretrain_steps: int = flag(
+        0, "a DEQ's updates in the shallow stage, before it solves", least=0, serves=WITHOUT_STAGES
+    )
     batch_size: int = flag(16, "sequences of an update", least=1)
     clip: float = flag(1.0, "largest norm of the gradient", above=0)
     seed: int = flag(1, "random seed of weights and training sequences", least=0, below=2**31)
@@ -156,3 +171,21 @@ def completed(given: Mapping[str, Any]) -> Settings:
     """The settings that are given, and the usual ones beside them."""
     defaults = usual(given.get("task", TaskSettings.task), given.get("model", ModelSettings.model))
     return Settings(**{**defaults, **given})
+
+
+def of_no_use(settings: Settings) -> dict[str, Need]:
+    """The settings that are not as usual and have no effect, each with what it lacks."""
+    flags, defaults = flags_of(settings), usual(settings.task, settings.model)
+    needs = {name: flag.serves for name, flag in flags.items() if flag.serves}
+    needs |= dict.fromkeys([*flags_of(SolveSettings), *flags_of(GradientSettings)], SOLVES)
+    return {
+        name: need
+        for name, need in needs.items()
+        if getattr(settings, name) != defaults[name] and not need.is_there(settings)
+    }
+
+
+def without(settings: Settings, names: Iterable[str]) -> Settings:
+    """The same with these as usual."""
+    defaults = usual(settings.task, settings.model)
+    return dataclasses.replace(settings, **{name: defaults[name] for name in names})
