@@ -131,19 +131,24 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 def _waited_for(command: Sequence[str], **options: object) -> int:
     """The exit status of a process, which is asked to stop when this one is."""
-    before = {number: signal.signal(number, _stop) for number in STOPS}
+    process, asked = None, []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if process is not None:  # else it may be there without a name: an exception would lose it
+            raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         process = subprocess.Popen(command, **options)
-        try:
-            return process.wait()
-        except BaseException:
+        if asked:
+            raise Stopped(asked[0])
+        return process.wait()
+    except BaseException:
+        if process is not None:
             process.terminate()  # it may save what it has
             process.wait()
-            raise
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)

@@ -291,6 +291,6 @@ def test_a_small_disk_that_fills_up_again_and_again(small_disk):
     assert 5 < n_saved < 60
     assert log_of(experiment) == "".join(f"line {number}\n" for number in range(60))
     points = losses(experiment.folder)
-    assert 5 < len(points) < 60
+    assert 5 < len(points) <= 60  # a file's last block may have had room for all
     assert all(step == value for step, value in points)
     assert json.loads((experiment.folder / "results.json").read_text())["step"] in range(60)

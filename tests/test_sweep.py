@@ -30,7 +30,7 @@ def test_grid_is_the_product_in_the_order_given():
 def test_what_can_be_swept():
     swept = {name for name, flag in COMMAND.flags.items() if flag.sweeps}
     of_solves = {"f_thres", "f_eps", "solver", "stop_mode", "stop_scope", "f_history", "anderson_ridge"}
-    assert swept == of_solves | {"mem_len", "local_size", "eval_tgt_len"}
+    assert swept == of_solves | {"amp", "z_init", "mem_len", "local_size", "eval_tgt_len"}
     with pytest.raises(UserError, match=r"--sweep cannot change 'lr': choose from .*f_thres"):
         grid("lr=1")
 
