@@ -50,6 +50,7 @@ def loss(model: SolvedLM, segment, memory, n_layer: int | None) -> torch.Tensor:
     return model(*segment, memory, n_layer=n_layer).nll.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "n_layer"),
     [

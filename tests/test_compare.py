@@ -154,6 +154,7 @@ def test_synthetic_tasks(folder, commands, capsys):
     assert min(found["gru"]["ratio"], found["deq"]["ratio"]) == 1
 
 
+@pytest.mark.slow
 def test_the_script_runs_its_systems_in_processes_of_their_own(folder):
     words = ["--out", "out", "--seeds", "1", "--only", "equilibrium"]
     done = subprocess.run(

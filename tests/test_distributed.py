@@ -289,6 +289,7 @@ def validate(world: World) -> list[EvaluationReport]:
     return reports
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same_in_any_number_of_processes(tmp_path):
     alone = validate(World())
     batch, sequence = alone[0], alone[1]

@@ -134,6 +134,7 @@ def test_a_finished_run_keeps_a_checkpoint_of_an_earlier_step(place):
     assert steps_in(call(flags(place, "--save_interval 3", "finished")).folder) == kept(10, 9)
 
 
+@pytest.mark.slow
 def test_several_processes_go_back_and_go_on_together(place, tmp_path):
     folder = tmp_path / "deq-text" / "several"
     base = f"{flags(place, '--save_interval 1', 'several')} --work_dir {tmp_path}/"

@@ -72,6 +72,7 @@ def no_mounts() -> str | None:
     return why_no_mounts()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "number"), [(fault, i) for fault, n in TRIALS.items() for i in range(n)])
 def test_broken_run_ends_as_it_would_have_or_says_why_not(fault, number, inside, place, no_mounts):
     if fault in NEED_MOUNTS and no_mounts:

@@ -22,8 +22,8 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", ["launch", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_the_others_end_and_the_run_can_go_on(start, victim, place, tmp_path):
     flags = (
         f"--data {place}/corpus --dataset text --work_dir {tmp_path}/ {MODEL} {LENGTHS} {COURSE} --name killed "

@@ -78,8 +78,16 @@ def test_processes_that_end_well(capfd, monkeypatch):
     ("end", "status", "first", "last"),
     [
         ("mistake", 2, "what was wrong", "what was wrong"),
-        ("error", 1, "Traceback (most recent call last):", "ValueError: what failed"),
-        ("death", 137, "process 1 was killed by SIGKILL", "process 1 was killed by SIGKILL"),
+        pytest.param(
+            "error", 1, "Traceback (most recent call last):", "ValueError: what failed", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "death",
+            137,
+            "process 1 was killed by SIGKILL",
+            "process 1 was killed by SIGKILL",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_one_that_fails_ends_the_others_and_its_error_is_told(end, status, first, last, capfd, monkeypatch):

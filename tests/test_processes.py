@@ -10,6 +10,8 @@ import torch
 from processes import Job, checkpoint, losses, run_in
 from tiny_run import MODEL
 
+pytestmark = pytest.mark.slow  # processes take seconds to start
+
 BASE = "--batch_size 5 --tgt_len 8 --eval_tgt_len 8 --mem_len 8 --lr 0.01 --max_step 20 --log-interval 7"
 KINDS = {
     # rows that do not divide, rare bins, the whole batch's stop rule with loose solves, forward and backward

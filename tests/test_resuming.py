@@ -33,9 +33,12 @@ KINDS = {
     "constant": "--scheduler constant --optim Adagrad",
     "cosine": "--scheduler cosine --warmup_step 4 --eta_min 0.001 --optim RMSprop --mem_len 0",
 }
+QUICK = ("both-stages", "chunks", "muon", "averaged")  # the others are slow tests
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_run_that_stops_at_every_step_ends_with_the_same_bits(kind, place):
     whole, folder = call(flags(place, KINDS[kind], f"whole-{kind}")), None
     assert whole.status == 0, whole.err

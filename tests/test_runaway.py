@@ -57,6 +57,7 @@ def test_so_it_is_with_the_pre_lnorm_cell(solver):
     assert {*ends} <= {Termination.RUNAWAY, Termination.MAX_STEPS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", ["implicit", "one_step", "phantom", "unroll", "reversible"])
 @pytest.mark.parametrize("stop_mode", ["rel", "abs"])
 def test_in_every_mode(grad, stop_mode):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # each call is a process of its own
+
 PROJECT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "second_model" / "train_tanh.py"
 RUN = "--dataset text --batch_size 4 --tgt_len 8 --eval_tgt_len 8 --f_thres 8 --b_thres 8 --lr 0.05 --pretrain_steps 3"

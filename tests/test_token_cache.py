@@ -61,6 +61,7 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settled", [True, False])
 def test_random_damage(folder, entry, settled, monkeypatch):
     monkeypatch.setattr(token_cache, "SETTLING_TIME", -1e9 if settled else 1e9)

@@ -113,6 +113,7 @@ def test_script_starts_from_any_folder(where, place, weights_file):
     assert len(perplexities(done.stdout)) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_run_says_where_it_is(place):
     command = (
         f"{ROOT}/DEQModel/train_transformer.py --data {place}/corpus --dataset text --work_dir {place}/LM- "

@@ -47,6 +47,7 @@ def assert_unwritten(outcome: Outcome, *named: str) -> None:
     assert not (outcome.folder / "results.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PLACES if name != "settings.json"])
 def test_a_file_that_something_is_in_the_way_of(name, place, tmp_path):
     whole = run_of(place, tmp_path / "whole")
