@@ -1,11 +1,11 @@
 """The Transformer-XL as the training recipe knows it."""
 
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
+from models.configuration import configured
 from models.protocol import ModelSpec
 from models.transformer_xl.config import TransformerXLConfig, TransformerXLFlags
 from models.transformer_xl.model import TransformerXLLM
@@ -16,9 +16,7 @@ from models.transformers import spec as transformers
 def configure(settings: Any, n_token: int) -> TransformerXLConfig:
     """The configuration that settings and a vocabulary come to."""
     transformers.check_attention(settings)
-    own = vars(settings)
-    shared = {field.name: own[field.name] for field in fields(TransformerXLConfig) if field.name in own}
-    return TransformerXLConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+    return configured(TransformerXLConfig, settings, n_token)
 
 
 @torch.no_grad()

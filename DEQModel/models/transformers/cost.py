@@ -127,8 +127,8 @@ def _cell(config: DEQTransformerConfig, segment: Segment) -> Application:
     )
     to_weights = passes(states, 3 + 5, 10)  # biases are sums; the injection's third of each gradient
     # z, q twice, the heads, what goes into each norm and out of the inner ones; k and v; attention's weights, and what
-    # dropout leaves of them; what goes into W_2, and the factor that relu and mask are
-    kept = states * (7 + config.outer_norm) + 2 * keys + scores * (1 + drops_weights) + inner * (1 + drops)
+    # dropout leaves of them; what goes into W_2
+    kept = states * (7 + config.outer_norm) + 2 * keys + scores * (1 + drops_weights) + inner
     return Application(
         forward=products + elementwise,
         vjp=products + by_content + values + back,

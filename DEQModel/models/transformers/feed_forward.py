@@ -73,10 +73,7 @@ class PositionwiseFeedForward(nn.Module):
         inner = torch.addmm(context.bias_in, x.flatten(0, 1), context.weight_in.t())
         if context.inner_mask is None:
             inner = F.relu_(inner)
-        elif not torch.is_grad_enabled():
-            F.relu_(inner).unflatten(0, (n_batch, n_position)).mul_(context.inner_mask)
-        else:  # relu and mask as one factor: each product with the transposed Jacobian then multiplies once
-            is_on = inner.detach().unflatten(0, (n_batch, n_position)) > 0
-            inner = inner * torch.where(is_on, context.inner_mask, 0).flatten(0, 1)
+        else:  # a mask is never negative, so it may go before the relu
+            inner = F.relu_(inner.unflatten(0, (n_batch, n_position)) * context.inner_mask).flatten(0, 1)
         output = torch.addmm(context.bias_out, inner, context.weight_out.t())
         return output.unflatten(0, (n_batch, n_position))

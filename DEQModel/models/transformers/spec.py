@@ -1,12 +1,12 @@
 """The DEQ-Transformer as the training recipe knows it."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from models.bins import resolved_cutoffs
+from models.configuration import configured
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
 from models.transformers.cost import transformer_cost
@@ -24,8 +24,10 @@ def resolve(settings: Any) -> Mapping[str, Any]:
 
 
 def check_attention(settings: Any) -> None:
-    """Raises:
-    ValueError: another kind of attention than there is.
+    """Refuse another kind of attention than there is.
+
+    Raises:
+        ValueError: with the setting in backticks.
     """
     if settings.attn_type != 0:
         raise ValueError(f"`attn_type` is {settings.attn_type}: only 0 (relative positions) exists, leave it out")
@@ -34,9 +36,7 @@ def check_attention(settings: Any) -> None:
 def configure(settings: Any, n_token: int) -> DEQTransformerConfig:
     """The configuration that settings and a vocabulary come to."""
     check_attention(settings)
-    own = vars(settings)
-    shared = {field.name: own[field.name] for field in fields(DEQTransformerConfig) if field.name in own}
-    return DEQTransformerConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+    return configured(DEQTransformerConfig, settings, n_token)
 
 
 def draw(model: nn.Module, settings: Any) -> None:

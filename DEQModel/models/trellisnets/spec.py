@@ -1,9 +1,9 @@
 """The DEQ-TrellisNet as the training recipe knows it."""
 
-from dataclasses import fields
 from typing import Any
 
 from models.bins import resolved_cutoffs
+from models.configuration import configured
 from models.protocol import ModelSpec
 from models.trellisnets.config import DEQTrellisNetConfig, DEQTrellisNetFlags
 from models.trellisnets.cost import trellisnet_cost
@@ -13,9 +13,7 @@ from models.trellisnets.weights import DEQTrellisNetWeights
 
 def configure(settings: Any, n_token: int) -> DEQTrellisNetConfig:
     """The configuration that settings and a vocabulary come to."""
-    own = vars(settings)
-    shared = {field.name: own[field.name] for field in fields(DEQTrellisNetConfig) if field.name in own}
-    return DEQTrellisNetConfig(n_token=n_token, tied=not settings.not_tied, **shared)
+    return configured(DEQTrellisNetConfig, settings, n_token)
 
 
 SPEC = ModelSpec(
