@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.matrix_muon import MatrixMuon, orthogonalised
 from utils.muon import Muon
 from utils.optimizers import set_rate
 
@@ -51,7 +52,7 @@ def test_the_parts_are_torchs_own_optimizers(weight_decay):
 
     matrices = [theirs.linear.weight, theirs.pointwise.weight, theirs.wide.weight]
     flat = [nn.Parameter(weight.detach().reshape(len(weight), -1)) for weight in matrices]
-    muon = torch.optim.Muon(flat, lr=0.02, weight_decay=weight_decay)
+    muon = MatrixMuon(flat, lr=0.02, weight_decay=weight_decay)
     rest = [parameter for parameter in theirs.parameters() if all(parameter is not matrix for matrix in matrices)]
     groups = [
         {"params": [theirs.embedding.weight], "weight_decay": weight_decay},
@@ -71,6 +72,32 @@ def test_the_parts_are_torchs_own_optimizers(weight_decay):
                 matrix.copy_(alias.view_as(matrix))
     assert same(model, theirs)
     assert torch.equal(model.unused, torch.ones(3, 3)), "what has no gradient stays, weight decay or not"
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.3}, {"nesterov": False}, {"momentum": 0.5}], ids=str)
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 4)], ids=str)
+def test_a_matrix_on_a_cpu_goes_torchs_way_without_its_rounding(monkeypatch, shape, options):
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    mine = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    theirs = nn.Parameter(mine.detach().clone())
+    optimizers = MatrixMuon([mine], lr=0.1, **options), torch.optim.Muon([theirs], lr=0.1, **options)
+    for _ in range(3):
+        for parameter, optimizer in zip((mine, theirs), optimizers, strict=True):
+            parameter.grad = parameter.detach().sin()
+            optimizer.step()
+        torch.testing.assert_close(mine, theirs)
+    assert optimizers[0].state_dict().keys() == optimizers[1].state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)], ids=str)
+def test_orthogonalised_keeps_singular_vectors_and_evens_the_values(shape):
+    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    group = torch.optim.Muon([nn.Parameter(matrix)]).param_groups[0]
+    result = orthogonalised(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.T @ result @ right.T
+    torch.testing.assert_close(values, torch.diag(values.diagonal()))
+    assert ((values.diagonal() > 0.6) & (values.diagonal() < 1.3)).all()
 
 
 def test_a_matrix_has_two_dimensions_above_one():

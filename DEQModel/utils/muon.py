@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from utils.matrix_muon import MatrixMuon
+
 OF_MUON = ("momentum", "nesterov")
 OF_ADAM = ("betas", "eps")
 
 
 class Muon(Optimizer):
     """`torch.optim.Muon` for matrices and `torch.optim.AdamW` for all other parameters, as one optimizer.
+
+    On a CPU the matrices are orthogonalised in their own precision (`MatrixMuon`).
 
     A parameter is a matrix where two or more of its dimensions are above 1. One of more dimensions, as the weight
     (out, in, kernel) of a convolution, counts as the matrix (out, in * kernel). There is a parameter group for the
@@ -95,7 +99,7 @@ class _Part:
     def __init__(self, group: Mapping[str, Any]):
         if group["matrices"]:
             self.given = [_flattened(parameter) for parameter in group["params"]]
-            self.names, kind = OF_MUON, torch.optim.Muon
+            self.names, kind = OF_MUON, MatrixMuon
         else:
             self.given = group["params"]
             self.names, kind = OF_ADAM, torch.optim.AdamW
