@@ -29,6 +29,8 @@ CHOICES = [
     {"inject": "residual", "cell_layers": 2, **BOUNDED},
     {"layers_before": 2, "layers_after": 1},
     {"layers_after": 1, "inject": "residual", **BOUNDED},
+    {"inject": "both", "inject_norm": True, "feedback": 0.3},
+    {"inject": "residual", "inject_norm": True, "feedback": 0.3, "cell_layers": 2, **BOUNDED},
 ]
 
 
@@ -314,6 +316,7 @@ def test_shapes_show_the_settings(options):
     unseen = () if config.norm_affine else ("heads_norm", "outer_norm")
     for name in unseen:
         assert shown.pop(name) is None
+    assert shown.pop("has_feedback") == (config.feedback is not None)
     assert shown == {name: getattr(config, name) for name in shown}
 
 

@@ -26,6 +26,7 @@ class CellContext(Context):
     feed_forward: FeedForwardContext
     feed_forward_norm: NormContext
     residual_injection: Tensor | None = batched(0)  # (B, L, D), the part of u that is added to z; None: there is none
+    feedback: Tensor | None = None  # (D,), g; None: the cell has none
     outer_norm: NormContext | None = None  # None: the cell has none
 
 
@@ -50,12 +51,17 @@ class TransformerCell(nn.Module):
     "residual":   [z_memory; z] + u_z in place of [z_memory; z] in all of the above
     "both":       both, u = [u_qkv; u_z]
 
+    A cell with feedback gains g, one a channel and learned, has g ⊙ [z_memory; z] in place of [z_memory; z], before the
+    injection is added. A small g makes f contract, so that a few steps solve it and their gradient is as good as exact;
+    training raises it where more of the state is worth the steps.
+
     Args:
         attention, feed_forward: the two sublayers.
         inject: where u enters; None for a cell without injection, an ordinary decoder layer.
         norm: where the layer norms stand, one of NORM_PLACES: after the residual sum or before the sublayer.
         norm_affine: whether they learn a scale and a bias; the published ones do not.
         outer_norm: whether the output of the cell with norm "pre" is normed.
+        feedback: what the feedback gains begin at; None for a cell without them.
 
     Attributes:
         d_injection: channels of the injection.
@@ -75,6 +81,7 @@ class TransformerCell(nn.Module):
         norm: str = "post",
         norm_affine: bool = False,
         outer_norm: bool = False,
+        feedback: float | None = None,
     ):
         super().__init__()
         if norm not in NORM_PLACES:
@@ -89,6 +96,7 @@ class TransformerCell(nn.Module):
         self.attn_norm = layer_norm(d_model, affine=norm_affine)
         self.ff_norm = layer_norm(d_model, affine=norm_affine)
         self.outer_norm = layer_norm(d_model, affine=norm_affine) if outer_norm else None
+        self.feedback = None if feedback is None else nn.Parameter(torch.full((d_model,), feedback))
         self.pre_norm = norm == "pre"
         self.inject = inject
         self.d_injection = 0 if inject is None else self.injection_width(d_model, inject)
@@ -109,6 +117,8 @@ class TransformerCell(nn.Module):
         n_memory, d_model = memory.shape[1:]
         to_attention = injection[..., : 3 * d_model] if self.inject in ("attention", "both") else None
         to_residual = injection[..., -d_model:] if self.inject in ("residual", "both") else None
+        if self.feedback is not None:
+            memory = memory * self.feedback
         if to_residual is not None:
             memory, to_residual = memory + to_residual[:, :n_memory], to_residual[:, n_memory:]
         attention_norm = NormContext.of(self.attn_norm)
@@ -121,12 +131,12 @@ class TransformerCell(nn.Module):
             feed_forward_norm=NormContext.of(self.ff_norm),
             outer_norm=None if self.outer_norm is None else NormContext.of(self.outer_norm),
             residual_injection=to_residual,
+            feedback=self.feedback,
         )
 
     def forward(self, z: Tensor, context: CellContext) -> Tensor:
         """f(z): (B, L, D) -> (B, L, D)."""
-        if context.residual_injection is not None:
-            z = z + context.residual_injection
+        z = _entering(z, context)
         attention_norm, feed_forward_norm = context.attention_norm, context.feed_forward_norm
         attended = self.dec_attn(normed(z, attention_norm) if self.pre_norm else z, context.attention)
         y = _residual(z, attended, context.attention.output_mask)
@@ -136,6 +146,14 @@ class TransformerCell(nn.Module):
         out = _residual(y, fed, context.feed_forward.output_mask)
         last_norm = context.outer_norm if self.pre_norm else feed_forward_norm
         return out if last_norm is None else normed(out, last_norm)
+
+
+def _entering(z: Tensor, context: CellContext) -> Tensor:
+    """g ⊙ z + u_z, without what the cell does not have."""
+    injection, feedback = context.residual_injection, context.feedback
+    if feedback is None:
+        return z if injection is None else z + injection
+    return z * feedback if injection is None else torch.addcmul(injection, z, feedback)
 
 
 def _residual(x: Tensor, sublayer: Tensor, mask: Tensor | None) -> Tensor:

@@ -56,6 +56,21 @@ class DEQTransformerFlags(TransformerFlags):
         listed=False,
         fixed=ITS_SHAPE,
     )
+    inject_norm: bool = flag(
+        False,
+        "layer norm, with learned scale and bias, over what is added to the state",
+        listed=False,
+        needs=(Need("--inject residual or both", lambda s: s.inject != "attention"),),
+        fixed=ITS_SHAPE,
+    )
+    feedback: float | None = flag(
+        None,
+        "what the learned gains begin at, one a channel, by which the state is multiplied where it enters the cell; "
+        "small ones make the cell contract (default: no gains)",
+        kind=float,
+        listed=False,
+        fixed=ITS_SHAPE,
+    )
     z_init: str = flag(
         "zero",
         "where solves and the shallow stage start: at zero, at the input's injection, or at the states of the segment "
@@ -98,6 +113,8 @@ class DEQTransformerConfig:
         heads_norm: layer norm over the heads' outputs before their projection.
         cell_layers: N ≥ 1 pairs of sublayers in the cell.
         inject: where the injection enters, a key of INJECTIONS.
+        inject_norm: what is added to the state goes through a layer norm.
+        feedback: what the gains of the state where it enters the cell begin at; None for a cell without them.
         z_init: where a solve starts, a key of STARTS.
         layers_before, layers_after: decoder layers without injection around the equilibrium.
         mem_len: positions remembered from one segment to the next.
@@ -126,6 +143,8 @@ class DEQTransformerConfig:
     heads_norm: bool = False
     cell_layers: int = 1
     inject: str = "attention"
+    inject_norm: bool = False
+    feedback: float | None = None
     z_init: str = "zero"
     layers_before: int = 0
     layers_after: int = 0
@@ -151,6 +170,8 @@ class DEQTransformerConfig:
         COUNT.check("layers_before", self.layers_before)
         COUNT.check("layers_after", self.layers_after)
         check_choice("inject", self.inject, INJECTIONS)
+        if self.inject_norm and self.inject == "attention":
+            raise ValueError("`inject_norm` has no effect where `inject` is attention: pass residual or both")
         check_choice("z_init", self.z_init, STARTS)
         if self.z_init == "previous" and self.mem_len == 0:
             raise ValueError("`z_init` previous needs a memory, but `mem_len` is 0: pass a `mem_len` above 0")

@@ -14,6 +14,8 @@ from utils.cost import adaptive_embedding, adaptive_softmax
 PUBLISHED = {
     "cell_layers": 1,
     "inject": "attention",
+    "inject_norm": False,
+    "feedback": None,
     "heads_norm": False,
     "norm_affine": False,
     "layers_before": 0,

@@ -32,7 +32,7 @@ def initialise_parameters(
     Biases become 0, learned scales of layer norms 1, projections of the adaptive embedding and softmax
     N(0, proj_init_std²), embeddings follow `emb_init` (with init_std where normal) and all other weights `init`.
     Weights under weight normalisation (`weight_g`, `weight_v`) keep PyTorch's default values: published models were
-    trained from those.
+    trained from those. Feedback gains keep theirs.
 
     Args:
         model: with the parameter names of the published state dicts.
@@ -56,7 +56,7 @@ def initialise_parameters(
     attention_biases = ("r_w_bias", "r_r_bias")  # biases of a query: learned vectors, drawn like weights
     for name, parameter in model.named_parameters():
         owner, _, kind = name.rpartition(".")
-        if kind in ("weight_g", "weight_v"):
+        if kind in ("weight_g", "weight_v", "feedback"):
             continue
         if kind.endswith("bias") and kind not in attention_biases:
             nn.init.zeros_(parameter)

@@ -22,11 +22,17 @@ def equilibrium_cell(config: DEQTransformerConfig) -> nn.Module:
     further = None if config.inject == "residual" else "attention"
     injections = [config.inject, *[further] * (n - 1)]
     norms = [*[False] * (n - 1), config.outer_norm]
-    cells = [_cell(config, inject=inject, outer_norm=norm) for inject, norm in zip(injections, norms, strict=True)]
+    feedback = [config.feedback, *[None] * (n - 1)]
+    cells = [
+        _cell(config, inject=inject, outer_norm=norm, feedback=gain)
+        for inject, norm, gain in zip(injections, norms, feedback, strict=True)
+    ]
     return CellStack(cells) if n > 1 else cells[0]
 
 
-def _cell(config: DEQTransformerConfig, *, inject: str | None, outer_norm: bool = False) -> TransformerCell:
+def _cell(
+    config: DEQTransformerConfig, *, inject: str | None, outer_norm: bool = False, feedback: float | None = None
+) -> TransformerCell:
     attention = RelativeAttention(
         config.d_model,
         config.n_head,
@@ -44,4 +50,5 @@ def _cell(config: DEQTransformerConfig, *, inject: str | None, outer_norm: bool 
         norm="pre" if config.pre_lnorm else "post",
         norm_affine=config.norm_affine,
         outer_norm=outer_norm,
+        feedback=feedback,
     )

@@ -19,6 +19,7 @@ from models.transformers.attention import Positions, visibility
 from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.layers import decoder_layer, equilibrium_cell
+from models.transformers.norm import layer_norm
 from models.transformers.starts import STARTS
 from modules.depth import Depth
 from modules.optimizations import masked, variational_mask
@@ -82,6 +83,7 @@ class DEQTransformerLM(EquilibriumModel):
         # Before the cell, though the cell says its width: the order of their random draws is that of published runs.
         injection_width = TransformerCell.injection_width(config.d_model, config.inject)
         self.inject_conv = nn.Conv1d(config.d_model, injection_width, kernel_size=1)
+        self.inject_norm = layer_norm(config.d_model, affine=True) if config.inject_norm else None
         self.func = equilibrium_cell(config)
         self.crit = ProjectedAdaptiveLogSoftmax(*bins)
         if config.tied:
@@ -140,8 +142,15 @@ class DEQTransformerLM(EquilibriumModel):
         )
         of_layers = memory.layers.split(self.config.d_model, dim=2) if self._has_layers else ()
         x, read = _through(self.layers_before, x, of_layers[: len(self.layers_before)], positions)
-        injection = F.linear(x, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
-        return Segment(injection, positions, memory, of_layers, read)
+        return Segment(self._injection(x), positions, memory, of_layers, read)
+
+    def _injection(self, x: Tensor) -> Tensor:
+        """u (B, L, d_injection) of what the layers before make of the words (B, L, D)."""
+        u = F.linear(x, self.inject_conv.weight.squeeze(2), self.inject_conv.bias)
+        if self.inject_norm is None:
+            return u
+        to_attention, to_state = u.split([u.shape[2] - self.config.d_model, self.config.d_model], dim=2)
+        return torch.cat([to_attention, self.inject_norm(to_state)], dim=2)
 
     def _start(self, segment: Segment) -> Problem:
         memory = segment.memory

@@ -49,6 +49,8 @@ class ShownSettings(ShownBins):
     layers_before: int = 0
     layers_after: int = 0
     inject: str = "attention"
+    inject_norm: bool = False
+    has_feedback: bool = False
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> ShownSettings:
@@ -79,7 +81,17 @@ class ShownSettings(ShownBins):
             layers_before=_number_of("layers_before", state),
             layers_after=_number_of("layers_after", state),
             inject=injections[0],
+            inject_norm="inject_norm.weight" in state,
+            has_feedback=f"{first}.feedback" in state,
         )
+
+
+def _feedback_faults(found: bool, expected: bool) -> list[str]:
+    if found == expected:
+        return []
+    if found:
+        return ["`feedback` is left out but the file has gains: pass `feedback` with the value that they began at"]
+    return ["`feedback` is given but the file has no gains: leave `feedback` out"]
 
 
 def _number_of(layers: str, state: dict[str, Tensor]) -> int:
@@ -123,7 +135,8 @@ class DEQTransformerWeights:
             [
                 *vocabulary_faults(found.n_token, config),
                 *number_faults(found, config, VALUES),
-                *switch_faults(found, config, ("norm_affine", "heads_norm", "outer_norm")),
+                *switch_faults(found, config, ("norm_affine", "heads_norm", "outer_norm", "inject_norm")),
+                *_feedback_faults(found.has_feedback, config.feedback is not None),
                 *wnorm_faults(found.wnorm, config.wnorm),
                 *found.bin_faults(config),
             ]
