@@ -9,7 +9,7 @@ from torch import nn
 
 from models.protocol import LanguageModel
 from models.transformers.config import DEQTransformerConfig
-from models.transformers.initialisation import initialise_parameters
+from models.transformers.initialisation import initialise_parameters, pass_on_the_input
 from models.transformers.model import DEQTransformerLM
 from models.trellisnets import model as trellisnets
 from models.trellisnets.config import DEQTrellisNetConfig
@@ -30,9 +30,15 @@ def _deq_transformer(settings: Any, n_token: int) -> DEQTransformerLM:
             d_inner=settings.d_inner,
             d_embed=settings.d_model,
             tied=not settings.not_tied,
+            inject=settings.inject,
+            inject_norm=settings.inject_norm,
+            feedback=settings.feedback,
+            norm_affine=settings.norm_affine,
         )
     )
     _initialise(model, settings.init_std)
+    if settings.inject != "attention":
+        pass_on_the_input(model)
     return model
 
 

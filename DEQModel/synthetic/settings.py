@@ -9,6 +9,7 @@ from typing import Any
 
 from config.solve_settings import GradientSettings, SolveSettings
 from config.stages import EQUILIBRIUM, solves_at_all
+from models.transformers.cell import INJECTIONS
 from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
@@ -24,6 +25,7 @@ A_TRANSFORMER = Need("--model deq_transformer or stack", lambda s: s.model in ("
 EMBEDS_APART = Need("--model lstm, gru or deq_trellisnet", lambda s: s.model in ("lstm", "gru", "deq_trellisnet"))
 CONVOLVES = Need("--model tcn or deq_trellisnet", lambda s: s.model in ("tcn", "deq_trellisnet"))
 A_TRELLISNET = Need("--model deq_trellisnet", lambda s: s.model == "deq_trellisnet")
+A_CELL = Need("--model deq_transformer", lambda s: s.model == "deq_transformer")
 HOPS = Need("--task p_hop", lambda s: s.task == "p_hop")
 WITHOUT_STAGES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and s.depth == EQUILIBRIUM)
 SOLVES = Need(f"--depth {EQUILIBRIUM}", lambda s: s.model in DEQ_MODELS and solves_at_all(s.depth))
@@ -75,6 +77,20 @@ class ModelSettings:
     )
     n_head: int = flag(4, "transformers: attention heads", least=1, serves=A_TRANSFORMER)
     d_inner: int = flag(64, "transformers: width of the feed-forward layer", least=1, serves=A_TRANSFORMER)
+    inject: str = flag(
+        "attention",
+        "deq_transformer: where the input enters the cell: added to queries, keys and values, to the state, or to both",
+        choices=tuple(INJECTIONS),
+        serves=A_CELL,
+    )
+    inject_norm: bool = flag(False, "deq_transformer: layer norm over what is added to the state", serves=A_CELL)
+    feedback: float | None = flag(
+        None,
+        "deq_transformer: what the gains of the state where it enters the cell begin at (default: no gains)",
+        kind=float,
+        serves=A_CELL,
+    )
+    norm_affine: bool = flag(False, "deq_transformer: the cell's layer norms learn a scale and a bias", serves=A_CELL)
     not_tied: bool = flag(False, "transformers: separate embedding and softmax weights", serves=A_TRANSFORMER)
     n_layer: int = flag(2, "layers; of a DEQ, applications of the cell in the shallow stage", least=1)
     kernel_size: int = flag(8, "tcn, deq_trellisnet: taps of the convolutions", least=2, serves=CONVOLVES)

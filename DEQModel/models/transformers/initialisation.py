@@ -17,6 +17,12 @@ INITIALISERS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 @torch.no_grad()
+def pass_on_the_input(model: nn.Module) -> None:
+    """What is added to the state of a DEQ-Transformer begins as the embedded input itself."""
+    nn.init.dirac_(model.inject_conv.weight[-model.config.d_model :])
+
+
+@torch.no_grad()
 def initialise_parameters(
     model: nn.Module,
     *,

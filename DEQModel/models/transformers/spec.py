@@ -10,7 +10,7 @@ from models.configuration import configured
 from models.protocol import ModelSpec
 from models.transformers.config import DEQTransformerConfig, DEQTransformerFlags
 from models.transformers.cost import transformer_cost
-from models.transformers.initialisation import initialise_parameters
+from models.transformers.initialisation import initialise_parameters, pass_on_the_input
 from models.transformers.model import DEQTransformerLM
 from models.transformers.weights import DEQTransformerWeights
 
@@ -45,10 +45,10 @@ def draw(model: nn.Module, settings: Any) -> None:
 
 
 def initialise(model: DEQTransformerLM, settings: Any) -> None:
-    """Draw every parameter anew; what is added to the state begins as the embedded input itself."""
+    """Draw every parameter anew."""
     draw(model, settings)
     if model.config.inject != "attention":
-        nn.init.dirac_(model.inject_conv.weight.detach()[-model.config.d_model :])
+        pass_on_the_input(model)
 
 
 SPEC = ModelSpec(
