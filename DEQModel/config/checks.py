@@ -35,7 +35,7 @@ def _check_run(settings: Settings) -> None:
             f"--batch_chunk {settings.batch_chunk} is more than --batch_size {settings.batch_size}: "
             "a chunk needs at least one sequence"
         )
-    if settings.rand_f_thres_delta >= max(settings.f_thres, 1):
+    if not settings.train_thres and settings.rand_f_thres_delta >= max(settings.f_thres, 1):
         raise UserError(
             f"--rand_f_thres_delta {settings.rand_f_thres_delta} is not below --f_thres {settings.f_thres}: a solve "
             "needs at least one step"

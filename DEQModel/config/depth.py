@@ -1,10 +1,11 @@
 """How deep a run's settings ask its model to go."""
 
+from dataclasses import replace
 from typing import Any
 
 from config.settings import Settings, shared_with
 from config.solve_settings import StageSettings
-from config.stages import EQUILIBRIUM, stages_of
+from config.stages import EQUILIBRIUM, stages_of, thresholds_of
 from modules.depth import Applications, AsBuilt, Depth, DepthSchedule
 from modules.deq import DEQModule
 from modules.settings import NAMES
@@ -56,10 +57,32 @@ def _solver_options(settings: Settings) -> dict[str, SolverOption]:
 def training_depth(settings: Settings, *, batch_sum: BatchSum | None = None) -> DepthSchedule:
     """What each update does: the shallow stage and then the equilibrium, or the stages of --depth.
 
+    A stage of solves is divided where --train_thres has another threshold.
+
     Raises:
         ValueError: the settings contradict each other.
     """
-    return _schedule(settings, batch_sum=batch_sum, training=True)
+    schedule = _schedule(settings, batch_sum=batch_sum, training=True)
+    if not settings.train_thres:
+        return schedule
+    solves = _solves_by_threshold(settings, batch_sum)
+    begins = sorted({first for first, _ in (*schedule.stages, *solves.stages)})
+    depths = ((schedule.at(first), solves.at(first)) for first in begins)
+    bounded = (solve if isinstance(depth, DEQModule) else depth for depth, solve in depths)
+    return DepthSchedule(tuple(zip(begins, bounded, strict=True)))
+
+
+def _solves_by_threshold(settings: Settings, batch_sum: BatchSum | None) -> DepthSchedule:
+    """The solves of training as --train_thres bounds them, whether they are in use or not."""
+    thresholds = thresholds_of(settings.train_thres)
+    lowest = min(n for _, n in thresholds)
+    if settings.rand_f_thres_delta >= lowest:
+        raise ValueError(
+            f"`rand_f_thres_delta` {settings.rand_f_thres_delta} is not below the threshold {lowest} of `train_thres`: "
+            "a solve needs at least one step"
+        )
+    bounded = ((first, replace(settings, f_thres=n, b_thres=n)) for first, n in thresholds)
+    return DepthSchedule(tuple((first, equilibrium(own, batch_sum=batch_sum, training=True)) for first, own in bounded))
 
 
 def validation_depth(settings: Settings) -> DepthSchedule:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from config.stages import EQUILIBRIUM, EXAMPLE, last_applications, solves_at_all
+from config.stages import EQUILIBRIUM, EXAMPLE, THRESHOLDS_EXAMPLE, last_applications, solves_at_all
 from modules.ladder import PRECISIONS
 from modules.settings import BACKWARD_STARTS, GRADIENTS
 from modules.solvers import SOLVERS
@@ -52,6 +52,13 @@ class StageSettings:
         needs=(WITHOUT_STAGES,),
         scored=True,
     )
+    train_thres: str = flag(
+        "",
+        "in training, the threshold of solves, forward and backward, in place of --f_thres and --b_thres, which "
+        f"validations and tests keep: a number, or first step and threshold of each stage, as in {THRESHOLDS_EXAMPLE}",
+        listed=False,
+        needs=(SOLVED,),
+    )
     start_train_steps: int = flag(0, "number of the first step", least=0, fixed=AT_THE_BEGINNING, scored=True)
 
     spectral_radius: bool = flag(
@@ -81,6 +88,7 @@ class DepthAsBuilt:
 
     pretrain_steps = start_train_steps = rand_f_thres_delta = f_thres = 0
     evaluates_shallow = spectral_radius = False
+    train_thres = ""
     evaluated_applications = None
     jac_loss_weight, jac_loss_freq, jac_incremental, jac_samples = 0.0, 1.0, 0, 1
 

@@ -221,7 +221,7 @@ class Trainer:
 
     def _stage_ends(self) -> bool:
         step = self.progress.step
-        return self.depth.changes_at(step) and step > self.settings.start_train_steps
+        return self.validation_depth.changes_at(step) and step > self.settings.start_train_steps
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part. Where it cannot be written the run goes on.
@@ -270,7 +270,7 @@ class Trainer:
         if self.average.consider(report.loss):
             self.narration.say("the weights are averaged from here on (--asgd)")
         if self._stage_ends():
-            ended = self.shallow_stage.end(report, several=len(self.depth.stages) > 2)
+            ended = self.shallow_stage.end(report, several=len(self.validation_depth.stages) > 2)
             self.narration.say(f"end of {ended}: {report.measure.name} {report.shown}")
             self.rate.begin_stage()
             self.average.begin_stage()
