@@ -234,6 +234,13 @@ def test_folder_that_cannot_be_searched_is_refused(refused, monkeypatch):
         assert part in message
 
 
+def test_a_call_without_arguments_names_the_corpus_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = call([])
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "wikitext-103" in outcome.err
+
+
 def test_missing_corpus_is_refused(refused):
     message = refused("--data {place}/nowhere")
     assert "--data" in message

@@ -47,7 +47,7 @@ def _given(commands: Sequence[CommandLine], arguments: Sequence[str]) -> dict[st
     flags = {name: flag for command in commands for name, flag in command.flags.items()}
     names = {flags[name].option(name): name for name in TELLING}
     given = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         with suppress(UserError):  # a beginning that several flags share
             (argument,) = expand([argument], flags)
         option, equals, value = argument.partition("=")
