@@ -3,7 +3,8 @@
 #   help_is_asked "$@"                      whether -h or --help is among the arguments
 #   show_help                               prints the comment at the top of the script
 #   names_a_run "$@"                        whether --restart_dir is: that run's settings hold, not a script's own
-#   refuse_config program.py "$@"           stops where --config is: the script's own settings would override the file's
+#   refuse_files program.py "$@"            stops where --config or --preset is: the script's own settings would override
+#                                           theirs
 #   prepare_environment requirements.txt    makes .venv, installs the file into it, sets $python to its interpreter
 #   sort_arguments --list "$@"              the whole numbers behind --list go into $numbers, the folder behind --out into
 #                                           $out, where they are given, and all else into $further
@@ -41,13 +42,15 @@ names_a_run() { # the flag may be cut short, and its value may follow an equals 
     return 1
 }
 
-refuse_config() {
+refuse_files() { # flags may be cut short; --p, --pr and --pre are no beginnings of --preset alone
     local argument flag program=$root/DEQModel/$1
     shift
     for argument in "$@"; do
         flag=${argument%%=*}
         if [[ $flag == --co* && --config == "$flag"* ]]; then
             stop "--config: this script has settings of its own, which override a file's; call python $program --config FILE"
+        elif [[ $flag == --pres* && --preset == "$flag"* ]]; then
+            stop "--preset: this script has settings of its own, which override a preset's; call python $program --preset NAME"
         fi
     done
 }
@@ -170,7 +173,7 @@ train_or_eval() {
         list_flags "$program"
         exit 0
     fi
-    refuse_config "$(basename -- "$program")" "$@"
+    refuse_files "$(basename -- "$program")" "$@"
     [[ $command == train ]] || set -- --eval "$@"
     if ! names_a_run "$@"; then
         # With a GPU the settings run on it; without one they run on the CPU, which takes weeks to train.

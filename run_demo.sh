@@ -18,7 +18,7 @@ if help_is_asked "$@"; then
     show_help
     exit 0
 fi
-refuse_config train_transformer.py "$@"
+refuse_files train_transformer.py "$@"
 prepare_environment requirements.txt
 if ! names_a_run "$@"; then
     if [[ " $* " != *" --data"[\ =]* ]]; then

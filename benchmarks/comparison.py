@@ -14,6 +14,7 @@ program = "train_trellisnet.py"
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +22,15 @@ from typing import Any
 
 from program import PROGRAMS, Program
 
-from config.file import read_toml
+from config.file import preset_file, read_settings, read_toml
+from models.transformers.flags import PRESETS
 from system.errors import UserError
 
 REMEDY = "pass a TOML file such as benchmarks/comparisons/demo.toml"
 DEFAULTS: dict[str, Any] = {"program": "", "flags": "", "seeds": [1], "threads": 1, "systems": {}}  # by key of the file
 OF_A_SYSTEM = ("program", "flags")
 SEED = "--seed"
+PRESET, SHORTEST = "--preset", "--pres"  # what is cut shorter is another flag, or several
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class System:
         name: in tables.
         program: that trains it, a name among `PROGRAMS`.
         flags: the words of its command line, without seed and place.
+        preset: the settings that --preset stands for among them, as its file has them now, in JSON; else empty.
     """
 
     name: str
     program: str
     flags: tuple[str, ...]
+    preset: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def _system(name: str, table: Any, shared: Mapping[str, str], path: str) -> Syst
         named = f"program {program!r} is not known" if program else "no program is named"
         raise UserError(f"{where}: {named}: choose from {', '.join(PROGRAMS)}")
     flags = _words(shared["flags"], program, f"{path}: flags") + _words(own.get("flags", ""), program, where)
-    return System(name, program, flags)
+    return System(name, program, flags, _preset(flags, where))
 
 
 def _words(flags: str, program: str, where: str) -> tuple[str, ...]:
@@ -115,6 +120,23 @@ def _words(flags: str, program: str, where: str) -> tuple[str, ...]:
         if full:
             raise UserError(f"{where}: {option} is not for the file to give: leave it out{_instead(full)}")
     return words
+
+
+def _preset(flags: Sequence[str], where: str) -> str:
+    """The settings of the preset that is named last, in full or cut short, in JSON; empty where none is.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    preset = ""
+    for word, following in zip(flags, (*flags, "")[1:], strict=True):
+        option, equals, value = word.partition("=")
+        if option.startswith(SHORTEST) and PRESET.startswith(option):
+            name = value if equals else following
+            if name not in PRESETS:
+                raise UserError(f"{where}: {PRESET} {name}: choose from {', '.join(PRESETS)}")
+            preset = json.dumps(read_settings(preset_file(name)), sort_keys=True)
+    return preset
 
 
 def _instead(flag: str) -> str:

@@ -60,8 +60,9 @@ class Job:
 
     @property
     def place(self) -> Path:
-        """A folder for it: runs of other commands have others."""
-        digest = hashlib.sha256(json.dumps([self.threads, *self.words]).encode()).hexdigest()[:10]
+        """A folder for it: runs of other commands have others, and of a preset that has changed since."""
+        preset = [self.system.preset] if self.system.preset else []
+        digest = hashlib.sha256(json.dumps([self.threads, *self.words, *preset]).encode()).hexdigest()[:10]
         return self.folder / "runs" / f"{Path(self.system.program).stem}-seed-{self.seed}-{digest}"
 
     def outcome(self) -> Outcome | None:

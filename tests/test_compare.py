@@ -1,6 +1,7 @@
 """benchmarks/compare.py: its runs, what it refuses, and what becomes of runs that fail or are interrupted."""
 
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -12,13 +13,20 @@ from pathlib import Path
 import compare
 import job
 import pytest
-from comparison import Comparison
+from comparison import SEED, Comparison
 from scripts import ROOT
 from stopped_runs import signal_in_update
 from tiny_run import write_corpus
 
+import train_transformer
+import train_trellisnet
+from config import file
+from config.parser import Parser
+from synthetic.program import check
+from synthetic.settings import GROUPS, completed
 from system.errors import UserError
 from system.signals import Stopped
+from training.architecture import chosen
 
 DEMO = ROOT / "benchmarks" / "comparisons" / "demo.toml"
 SYSTEMS = ["equilibrium", "3 applications"]
@@ -99,6 +107,31 @@ def test_another_command_makes_another_run_and_leaves_the_old_one(folder, comman
     assert len(commands) == len(list((folder / "out" / "runs").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "flag", ["--preset equilibrium", "--preset=equilibrium", "--pres published --pres equilibrium"]
+)
+def test_a_preset_that_has_changed_makes_another_run(flag, tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text(DEMO.read_text().replace("--f_thres 6", f"{flag} --f_thres 6"))
+    monkeypatch.setattr(file, "PRESETS", tmp_path)
+    (tmp_path / "published.toml").write_text("lr = 3.0")
+
+    def places(text: str) -> list[Path]:
+        (tmp_path / "equilibrium.toml").write_text(text)
+        systems = Comparison.read(str(tmp_path / "mine.toml")).systems
+        return [job.Job(system, 1, 1, tmp_path).place for system in systems]
+
+    before, reworded, after = places("lr = 1.0\nclip = 2.0"), places("clip = 2.0 # why\nlr = 1.0"), places("lr = 2.0")
+    assert before == reworded
+    assert (before[0] == after[0], before[1] == after[1]) == (False, True)  # the second system has none
+
+
+def test_a_command_without_a_preset_has_the_place_that_it_had():
+    (system, _) = Comparison.read(str(DEMO)).systems
+    words = [1, *system.flags, SEED, "1"]
+    digest = hashlib.sha256(json.dumps([words[0], system.program, *words[1:]]).encode()).hexdigest()[:10]
+    assert job.Job(system, 1, 1, Path("out")).place.name == f"train_transformer-seed-1-{digest}"
+
+
 def test_an_interrupted_run_goes_on(folder, commands, capsys):
     arguments = "DEMO --seeds 1 --only equilibrium"
     assert called(f"{arguments} --out whole", capsys)[0] == 0
@@ -168,9 +201,25 @@ def test_the_script_runs_its_systems_in_processes_of_their_own(folder):
     assert len(figures(folder / "out")["equilibrium"]["runs"]) == 1
 
 
-def test_all_comparisons_can_be_read():
-    for path in (ROOT / "benchmarks" / "comparisons").glob("*.toml"):
-        assert len(Comparison.read(str(path)).systems) > 1
+def of_training(program):
+    """What reads the flags of a program that trains language models."""
+    commands = [program.main.args[0], *program.main.keywords["others"]]
+    return lambda words: chosen(commands, words).parse(words)
+
+
+READERS = {
+    "train_transformer.py": of_training(train_transformer),
+    "train_trellisnet.py": of_training(train_trellisnet),
+    "train_synthetic.py": lambda words: check(completed(Parser("", "", GROUPS).given(words)[0])),
+}
+
+
+@pytest.mark.parametrize("path", [*DEMO.parent.glob("*.toml")], ids=lambda path: path.stem)
+def test_all_systems_of_the_comparisons_parse(path):
+    comparison = Comparison.read(str(path))
+    assert len(comparison.systems) > 1
+    for system in comparison.systems:
+        READERS[system.program]([*system.flags, SEED, str(comparison.seeds[0])])
 
 
 GOOD = 'program = "train_transformer.py"\n[systems.a]\nflags = "--lr 0.1"\n'
@@ -201,6 +250,8 @@ GOOD = 'program = "train_transformer.py"\n[systems.a]\nflags = "--lr 0.1"\n'
         ("seeds = [-1]\n" + GOOD, ["seeds is [-1]"]),
         ("threads = 0\n" + GOOD, ["threads is 0"]),
         (GOOD.replace("--lr", "--config"), ["systems.a: --config is not"]),
+        (GOOD.replace("--lr 0.1", "--pres x"), ["systems.a: --preset x: choose from equilibrium, published"]),
+        (GOOD.replace("--lr 0.1", "--preset"), ["systems.a: --preset : choose from"]),
         (
             GOOD + '[systems.b]\nprogram = "train_synthetic.py"',
             ["a by train_transformer.py and b", "no common measure"],

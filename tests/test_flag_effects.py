@@ -277,6 +277,7 @@ ELSEWHERE = {
     "attn_type",
     "sweep",
     "config",
+    "preset",
     "max_bad_steps",
     "save_interval",
     "cost",

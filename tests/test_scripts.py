@@ -232,8 +232,17 @@ def test_an_unusable_python_is_named(project):
     assert not (project / ".venv").exists()
 
 
-@pytest.mark.parametrize("given", ["--config x.toml", "--config=x.toml", "--conf x.toml"])
-def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, project):
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ("--config x.toml", "--config FILE"),
+        ("--config=x.toml", "--config FILE"),
+        ("--conf x.toml", "--config FILE"),
+        ("--preset equilibrium", "--preset NAME"),
+        ("--pres=equilibrium", "--preset NAME"),
+    ],
+)
+def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, instead, project):
     for script in (
         ("run_demo.sh",),
         ("run_wt103_deq_transformer.sh", "train"),
@@ -243,4 +252,4 @@ def test_a_file_of_settings_is_not_for_scripts_that_have_their_own(given, projec
         program = "train_trellisnet.py" if "trellisnet" in script[0] else "train_transformer.py"
         done = run(project / script[0], *script[1:], *given.split(), cwd=project)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-        assert f"call python {project}/DEQModel/{program} --config FILE" in done.stderr
+        assert f"call python {project}/DEQModel/{program} {instead}" in done.stderr

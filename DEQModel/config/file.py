@@ -1,7 +1,8 @@
-"""Settings from a file: a run's settings.json, or a TOML file."""
+"""Settings from a file: a run's settings.json, a TOML file, or a preset, which is one, too."""
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from system.errors import UserError
@@ -13,7 +14,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PRESETS = Path(__file__).parent / "presets"
 REMEDY = "pass a run's settings.json, or a TOML file with lines such as d_model = 256"
+
+
+def preset_file(name: str) -> str:
+    """The file of a preset."""
+    return str(PRESETS / f"{name}.toml")
 
 
 def settings_of_file(
@@ -31,8 +38,9 @@ def settings_of_file(
     Raises:
         UserError: it cannot be read, or names settings that do not exist or values of another type, or another file.
     """
-    content = typed_settings(read_settings(path, remedy), path, flags, defaults)
-    found = {key: value for key, value in content.items() if _is_of_run(path, flags[key])}
+    content = read_settings(path, remedy)
+    of_run = {name: value for name, value in content.items() if name not in flags or _is_of_run(path, flags[name])}
+    found = typed_settings(of_run, path, flags, defaults)
     if found.get("config"):
         raise UserError(f"{path} names another file, {found['config']}: write its settings here")
     return found

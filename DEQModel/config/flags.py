@@ -10,7 +10,7 @@ from typing import Any
 
 from config.checks import check
 from config.depth import training_depth
-from config.file import settings_of_file
+from config.file import preset_file, settings_of_file
 from config.parser import OFF, Parser, shown
 from config.settings import Settings, help_groups, settings_class
 from config.solve_settings import StageSettings
@@ -71,7 +71,7 @@ class CommandLine:
             SystemExit: --help was asked for.
         """
         given = self.given(arguments)
-        return self.resolved(given, self.of_file(given))
+        return self.resolved(given, self.of_files(given))
 
     def given(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The settings that a command line names, unchecked.
@@ -82,13 +82,16 @@ class CommandLine:
         """
         return self.parser().given(arguments)[0]
 
-    def of_file(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings in the file that --config names, unchecked; none without it.
+    def of_files(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings in the files that --preset and --config name, unchecked; --config overrides --preset.
 
         Raises:
-            UserError: it cannot be read, or names settings that do not exist.
+            UserError: one cannot be read, or names settings that do not exist.
         """
-        return settings_of_file(given["config"], self.flags, self.defaults) if "config" in given else {}
+        of_config = settings_of_file(given["config"], self.flags, self.defaults) if "config" in given else {}
+        preset = given.get("preset", of_config.get("preset"))
+        of_preset = settings_of_file(preset_file(preset), self.flags, self.defaults) if preset else {}
+        return {**of_preset, **of_config}
 
     def resolved(self, given: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Settings:
         """The settings that are named, completed by those of an earlier run or a file, or by the defaults.

@@ -64,7 +64,7 @@ def model_settings(
     weights: str | None = None,
     evaluates: bool = True,
 ) -> ModelSettings:
-    """Settle them: defaults, then the run's or what stands beside the weights, then those of --config, then flags.
+    """Settle them: defaults, then the run's or what stands beside the weights, then --preset, --config, and flags.
 
     Args:
         command: the program's command line.
@@ -96,10 +96,10 @@ def model_settings(
     if evaluates:
         earlier, more = on_this_machine(earlier, given)
         remarks += more
-    of_file = command.of_file(given)
-    settings = command.resolved(given, {**earlier, **of_file})
-    remarks += overrides(earlier, settings, {*of_file, *given}, str(source))
-    return ModelSettings(path, description, settings, remarks, has_corpus="data" in {*earlier, *of_file, *given})
+    of_files = command.of_files(given)
+    settings = command.resolved(given, {**earlier, **of_files})
+    remarks += overrides(earlier, settings, {*of_files, *given}, str(source))
+    return ModelSettings(path, description, settings, remarks, has_corpus="data" in {*earlier, *of_files, *given})
 
 
 def _origin(

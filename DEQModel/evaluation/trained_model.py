@@ -121,7 +121,7 @@ def _seen_to_be_of_use(command: CommandLine, changed: Mapping[str, Any]) -> list
         raise UserError(f"a {command.spec.name} has no setting {', '.join(unknown)}: leave it out")
     if idle := [command.flags[name].option(name) for name in changed if not _is_of_use(name, command)]:
         raise UserError(f"{idle[0]} does nothing here: leave it out")
-    in_file = [name for name in command.of_file(changed) if not _is_of_use(name, command)]
+    in_file = [name for name in command.of_files(changed) if not _is_of_use(name, command)]
     return [f"note: of {changed['config']} only what a score depends on is used here"] if in_file else []
 
 

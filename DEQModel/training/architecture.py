@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from config.file import read_settings
+from config.file import preset_file, read_settings
 from config.flags import CommandLine
 from config.parser import expand
 from runs.experiment import SETTINGS_FILE, WEIGHTS_FILE
@@ -13,7 +13,7 @@ from runs.saved_model import ModelDescription
 from system.errors import UserError
 from system.state_dicts import load_state_dict
 
-TELLING = ("arch", "config", "restart_dir", "load")  # settings that tell, or name a file that does
+TELLING = ("arch", "config", "preset", "restart_dir", "load")  # settings that tell, or name a file that does
 
 
 def chosen(commands: Sequence[CommandLine], arguments: Sequence[str]) -> CommandLine:
@@ -26,26 +26,36 @@ def chosen(commands: Sequence[CommandLine], arguments: Sequence[str]) -> Command
         arguments: of the call.
 
     Raises:
-        UserError: --arch names another model than the run or the weights are of.
+        UserError: --arch, --config, --preset, and the run or the weights are not of the same model.
     """
     if len(commands) == 1:
         return commands[0]
     models = {command.defaults["arch"]: command for command in commands}
     given = _given(commands, arguments)
-    told = {**_settings(given.get("config")), **given}
-    named, place = told.get("arch"), told.get("restart_dir") or told.get("load")
-    known = _model_of_run(told["restart_dir"], commands) if told.get("restart_dir") else None
-    if known is None and told.get("load"):
-        known = _model_of_weights(told["load"], commands, closely=named is None)
+    of_config = _settings(given.get("config"))
+    told = {**of_config, **given}
+    of_preset = _settings(preset_file(told["preset"])) if told.get("preset") else {}
+    named = told.get("arch", of_preset.get("arch"))
+    if of_preset.get("arch", named) != named:
+        raise UserError(
+            f"--preset {told['preset']} is for arch {of_preset['arch']}, not {named}: leave one of them out"
+        )
+    run, weights = told.get("restart_dir"), told.get("load")
+    known = _model_of_run(run, commands) if run else None
+    if known is None and weights:
+        known = _model_of_weights(weights, commands, closely=named is None)
     if known is not None and named in models and models[named] is not known:
-        raise UserError(f"--arch {named}, but {place} is of a {known.spec.name}: leave --arch out")
+        sources = {"arch": given, "config": of_config, "preset": of_preset}
+        flag = next(flag for flag, settings in sources.items() if "arch" in settings)
+        asked = f"--arch {named}" if flag == "arch" else f"--{flag} {told[flag]} is for arch {named}"
+        raise UserError(f"{asked}, but {run or weights} is of a {known.spec.name}: leave --{flag} out")
     return models.get(named) or known or commands[0]
 
 
 def _given(commands: Sequence[CommandLine], arguments: Sequence[str]) -> dict[str, str]:
     """The values of the flags that tell, of a command line that nobody has checked yet."""
     flags = {name: flag for command in commands for name, flag in command.flags.items()}
-    names = {flags[name].option(name): name for name in TELLING}
+    names = {flags[name].option(name): name for name in TELLING if name in flags}
     given = {}
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         with suppress(UserError):  # a beginning that several flags share
@@ -57,9 +67,10 @@ def _given(commands: Sequence[CommandLine], arguments: Sequence[str]) -> dict[st
 
 
 def _settings(path: str | None) -> Mapping[str, Any]:
-    """Those of a file, where it can be read."""
+    """Those of a file that tell, where it can be read; of a run's not what its call alone was asked for."""
     with suppress(UserError):
-        return read_settings(path) if path else {}
+        found = read_settings(path) if path else {}
+        return {name: found[name] for name in TELLING if name in found and (name == "arch" or path.endswith(".toml"))}
     return {}
 
 

@@ -42,14 +42,15 @@ def settled(command: CommandLine, arguments: Sequence[str]) -> Settled:
     """Settle the settings of a command line.
 
     A run that goes on, and the evaluation of a run, take the run's; weights take those that a file beside them tells of
-    the model. Flags that are given come before these, and each change is remarked on.
+    the model. Flags that are given come before these, as do the files of --config and --preset, and each change is
+    remarked on.
 
     Raises:
         UserError: they make no sense, alone or with those of the run or the model.
         SystemExit: --help was asked for.
     """
     given = command.given(arguments)
-    asked = {**command.of_file(given), **given}
+    asked = {**command.of_files(given), **given}
     run, evaluates = asked.get("restart_dir"), asked.get("eval", False)
     if run and asked.get("restart") and not evaluates:
         return _going_on(command, given, run)
@@ -60,14 +61,14 @@ def settled(command: CommandLine, arguments: Sequence[str]) -> Settled:
     elif asked.get("load") and not run:
         known = model_settings(command, given, weights=asked["load"], evaluates=evaluates)
     else:
-        return Settled(command.resolved(given, command.of_file(given)))
+        return Settled(command.resolved(given, command.of_files(given)))
     return Settled(known.settings, known.remarks, weights=known.weights, description=known.description)
 
 
 def _going_on(command: CommandLine, given: dict[str, Any], run: str) -> Settled:
     checkpoint, faults = Checkpoint.newest(run, ENTRIES)
     before, defaulted = completed(checkpoint.settings, command.flags, command.defaults, run)
-    settings = command.resolved(given, {**inherited(before, command.flags), **command.of_file(given)})
+    settings = command.resolved(given, {**inherited(before, command.flags), **command.of_files(given)})
     remarks = [
         *faults,
         *defaulted,

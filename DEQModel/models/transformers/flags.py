@@ -7,9 +7,10 @@ from typing import Any
 
 from models.bins import BinFlags
 from models.transformers.initialisation import INITIALISERS
-from system.flag import AT_THE_BEGINNING, ITS_SHAPE, TRAINED_WITH, Need, flag
+from system.flag import AT_THE_BEGINNING, ITS_SHAPE, OF_THE_CALL, TRAINED_WITH, Need, flag
 
 ARCHITECTURES = ("deq_transformer", "transformer_xl")
+PRESETS = ("equilibrium", "published")  # files in config/presets
 WIDEST = 1e6  # of an initialiser; what is far above overflows in float32 as soon as it is multiplied
 
 
@@ -32,6 +33,15 @@ def _initialiser(setting: str, name: str) -> Need:
 class TransformerFlags(BinFlags):
     """Widths, dropout, memory and initial values."""
 
+    preset: str | None = flag(
+        None,
+        "take settings that go together, whatever the widths and the corpus: a DEQ-Transformer as recommended "
+        "(equilibrium) or as published; --config and flags override them",
+        kind=str,
+        choices=PRESETS,
+        listed=False,
+        fixed=OF_THE_CALL,
+    )
     n_head: int = flag(10, "attention heads", least=1, fixed=ITS_SHAPE)
     d_head: int = flag(50, "width of a head", least=1, fixed=ITS_SHAPE)
     d_embed: int = flag(
