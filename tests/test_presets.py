@@ -93,19 +93,19 @@ def test_published_is_what_the_script_trains_with(tmp_path):
 
 
 def test_a_file_overrides_a_preset_and_flags_override_both(tmp_path):
-    (tmp_path / "mine.toml").write_text("lr = 0.5\nphantom_steps = 2\n")
+    (tmp_path / "mine.toml").write_text("lr = 0.5\nphantom_steps = 4\n")
     settings = parsed(f"--phantom_steps 3 --config {tmp_path}/mine.toml --preset equilibrium")
-    assert (settings.phantom_steps, settings.lr, settings.f_thres) == (3, 0.5, 4)
+    assert (settings.phantom_steps, settings.lr, settings.f_thres) == (3, 0.5, 12)
     assert settings.b_thres == COMMAND.defaults["b_thres"]
     assert parsed("--no-norm_affine --preset equilibrium").norm_affine is False
 
 
 def test_a_file_may_name_a_preset_and_a_flag_another(tmp_path):
-    (tmp_path / "mine.toml").write_text('preset = "equilibrium"\nphantom_steps = 2\n')
+    (tmp_path / "mine.toml").write_text('preset = "equilibrium"\nphantom_steps = 4\n')
     settings = parsed(f"--config {tmp_path}/mine.toml")
-    assert (settings.preset, settings.phantom_steps, settings.optim) == ("equilibrium", 2, "Muon")
+    assert (settings.preset, settings.phantom_steps, settings.optim) == ("equilibrium", 4, "Muon")
     other = parsed(f"--config {tmp_path}/mine.toml --preset published --grad phantom")
-    assert (other.preset, other.phantom_steps, other.optim, other.wnorm) == ("published", 2, "Adam", True)
+    assert (other.preset, other.phantom_steps, other.optim, other.wnorm) == ("published", 4, "Adam", True)
 
 
 def test_settings_of_a_preset_that_a_flag_makes_idle_fall_back():
