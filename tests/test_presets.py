@@ -124,7 +124,7 @@ def test_a_run_may_outlive_its_preset(trained, tmp_path):
     content = json.loads((trained.folder / "settings.json").read_text())
     content["settings"]["preset"] = "gone"
     (tmp_path / "settings.json").write_text(json.dumps(content))
-    assert parsed(f"--config {tmp_path}/settings.json").phantom_steps == 4
+    assert parsed(f"--config {tmp_path}/settings.json").phantom_steps == 2
 
 
 def test_the_preset_of_a_run_is_not_that_of_a_call_that_takes_its_settings(trained, train):
