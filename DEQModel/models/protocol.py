@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -208,12 +208,15 @@ class LanguageModel(nn.Module, ABC):
     How deep an equilibrium goes is not the model's: a `Depth` comes with each call.
 
     Attributes:
-        config: its settings. Parameters may depend on all but those whose flags say that they can be swept.
+        config: its settings, a dataclass.
+        reach: names of those that a built model may be given anew, as the length of its memory: no parameter depends
+            on them.
         head: scores hidden states.
         memory_length: positions of the text that the memory tells of, at most.
     """
 
     config: Any
+    reach: Collection[str] = ()
     head: Head
     memory_length: int
 
@@ -251,7 +254,16 @@ class LanguageModel(nn.Module, ABC):
         return self
 
     def with_config(self, config: Any) -> LanguageModel:
-        """A model of these parameters under other settings that can be swept, such as the length of its memory."""
+        """A model of these parameters under other settings.
+
+        Raises:
+            ValueError: they differ in one that is not in `reach`.
+        """
+        for name, value in vars(config).items():
+            if name not in self.reach and value != getattr(self.config, name):
+                raise ValueError(
+                    f"`{name}` belongs to the model's build: choose from {', '.join(self.reach) or 'none'}"
+                )
         other = copy.copy(self)  # its tensors and submodules are this one's
         other.config = config
         return other

@@ -54,6 +54,7 @@ class TanhConfig:
 
 class TanhLM(LanguageModel):
     memory_length = 1
+    reach = ("gain",)
 
     def __init__(self, config: TanhConfig):
         super().__init__()
