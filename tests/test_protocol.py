@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.protocol import CellMap, Context, batched
+from models.context import Context, batched
+from models.protocol import CellMap
 from models.registry import MODELS
 from models.transformers.attention import RelativeAttention
 from models.transformers.cell import TransformerCell

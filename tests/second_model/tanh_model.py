@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Context, Hidden, LanguageModel, ModelSpec, Problem, batched
+from models.context import Context, batched
+from models.protocol import CellMap, Hidden, LanguageModel, ModelSpec, Problem
 from system.flag import flag
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
