@@ -162,6 +162,13 @@ def test_a_run_that_goes_on_keeps_the_mean_while_it_is_asked_for(place, tmp_path
     assert content(cut.folder)["step"] == 6
 
 
+def test_a_run_that_goes_on_is_told_what_it_cannot_change(place, tmp_path):
+    cut, _ = trained(place, tmp_path, stack=[signal_in_update(3)], n=3)
+    refused = restart(cut.folder, "--optim Adam")
+    assert (refused.status, refused.out) == (2, "")
+    assert "--restart cannot change --optim SGD to Adam (the optimizer's state is its own): leave" in refused.err
+
+
 def test_a_run_of_plain_sgd_may_begin_to_wait_for_the_trigger(place, tmp_path):
     cut, _ = trained(place, tmp_path, "--no-asgd --nonmono 5", stack=[signal_in_update(3)], n=3)
     with validating(*LOSSES[2:]):

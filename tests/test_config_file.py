@@ -48,6 +48,9 @@ def test_flags_override_settings_that_others_rest_on(tmp_path):
     assert parsed(path, "--solver", "anderson", "--b_init", "zero").f_history is None
     assert parsed(path, "--grad", "one_step").b_init == "zero"
     assert parsed(path, "--no-adaptive").cutoffs == ()
+    path.write_text('optim = "SGD"\nasgd = true\nnonmono = 3\n')
+    settings = parsed(path, "--optim", "Adam")  # --nonmono rests on --asgd, and that on --optim SGD
+    assert (settings.asgd, settings.nonmono) == (False, 5)
 
 
 def test_settings_of_a_run(run):

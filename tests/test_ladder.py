@@ -8,7 +8,7 @@ from test_deq_transformer import TINY, batch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from models.protocol import Context
+from models.context import Context
 from modules.deq import DEQModule
 from modules.ladder import LOW, NOISE, PRECISIONS, lowered
 from modules.report import Termination

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.protocol import CellMap, Context, batched
+from models.context import Context, batched
+from models.protocol import CellMap
+from models.registry import MODELS
 from models.transformers.attention import RelativeAttention
 from models.transformers.cell import TransformerCell
 from models.transformers.config import DEQTransformerConfig
@@ -16,6 +18,7 @@ from models.transformers.model import DEQTransformerLM
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.model import DEQTrellisNetLM
 from modules.deq import DEQModule
+from system.flag import flags_of
 
 TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
 DROPOUT = {"dropout": 0.3, "dropatt": 0.3}
@@ -248,3 +251,17 @@ def test_scoring_needs_hidden_states_alone(options):
     torch.testing.assert_close(log_p.exp().sum(2), torch.ones(6, 3, dtype=torch.float64))
     torch.testing.assert_close(-log_p.gather(2, targets.unsqueeze(2)).squeeze(2), output.nll)
     assert torch.equal(model.head.nll(hidden.states.flatten(0, 1), targets.flatten()).view(6, 3), output.nll)
+
+
+@pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
+def test_a_built_model_may_be_given_anew_what_is_swept_and_nothing_of_its_weights(spec):
+    flags, reach = flags_of(spec.flags), set(spec.build.reach)
+    assert {name for name, flag in flags.items() if flag.sweeps} <= reach
+    assert not any(flags[name].is_of_weights for name in reach)
+
+
+def test_a_model_that_may_be_given_nothing_anew():
+    model = DEQTrellisNetLM(DEQTrellisNetConfig(n_token=9, d_embed=4, nhid=6, nout=4))
+    assert model.with_config(replace(model.config)).trellisnet is model.trellisnet
+    with pytest.raises(ValueError, match="`nhid` belongs to the model's build: choose from none"):
+        model.with_config(replace(model.config, nhid=7))

@@ -124,7 +124,10 @@ class CommandLine:
     def _without_idle(self, settings: Settings, names: Iterable[str]) -> Settings:
         filled = [name for name in names if getattr(settings, name) not in (self.defaults[name], ())]
         idle = [name for name in filled if not all(need.is_there(settings) for need in self.flags[name].needs)]
-        return dataclasses.replace(settings, **{name: self.defaults[name] for name in idle})
+        if not idle:
+            return settings
+        # others may have rested on these
+        return self._without_idle(dataclasses.replace(settings, **{name: self.defaults[name] for name in idle}), filled)
 
     def _filled_in(self, settings: Settings) -> Mapping[str, Any]:
         with mistakes_in_flags(self.flag_names):

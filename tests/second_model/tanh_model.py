@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from models.protocol import CellMap, Context, Hidden, LanguageModel, ModelSpec, Problem, batched
+from models.context import Context, batched
+from models.protocol import CellMap, Hidden, LanguageModel, ModelSpec, Problem
 from system.flag import flag
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
@@ -54,6 +55,7 @@ class TanhConfig:
 
 class TanhLM(LanguageModel):
     memory_length = 1
+    reach = ("gain",)
 
     def __init__(self, config: TanhConfig):
         super().__init__()

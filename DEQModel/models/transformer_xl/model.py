@@ -7,7 +7,6 @@ come time first, (L, B); states are (B, L, D).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,6 @@ from modules.depth import Depth
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 from utils.positional_embedding import PositionalEmbedding
-
-REACH = ("mem_len", "clamp_len", "same_length")  # what a built model may be given anew
 
 
 class TransformerXLLM(LanguageModel):
@@ -37,6 +34,7 @@ class TransformerXLLM(LanguageModel):
     """
 
     config: TransformerXLConfig
+    reach = ("mem_len", "clamp_len", "same_length")
 
     def __init__(self, config: TransformerXLConfig):
         super().__init__()
@@ -80,17 +78,6 @@ class TransformerXLLM(LanguageModel):
             z = layer(z, remembered, surroundings)
         after = tuple(map(self._remember, before, inputs))
         return Hidden(self.drop(z).transpose(0, 1), after, None, z.transpose(0, 1))
-
-    def with_config(self, config: TransformerXLConfig) -> TransformerXLLM:
-        """A model of these parameters that remembers or looks back another length; the settings in REACH may differ.
-
-        Raises:
-            ValueError: another setting differs.
-        """
-        for field in fields(config):
-            if field.name not in REACH and getattr(config, field.name) != getattr(self.config, field.name):
-                raise ValueError(f"`{field.name}` belongs to the model's build: choose from {', '.join(REACH)}")
-        return super().with_config(config)
 
     def _surroundings(self, n_query: int, n_memory: int, like: Tensor) -> Surroundings:
         return Surroundings(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import Context, batched
+from models.context import Context, batched
 from models.transformers.norm import NormContext, layer_norm, normed
 from modules.optimizations import NormalizableLinear, variational_mask
 

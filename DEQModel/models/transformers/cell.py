@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.protocol import Context, batched
+from models.context import Context, batched
 from models.transformers.attention import AttentionContext, Positions, RelativeAttention
 from models.transformers.feed_forward import FeedForwardContext, PositionwiseFeedForward
 from models.transformers.norm import NormContext, layer_norm, normed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.protocol import Context
+from models.context import Context
 from models.transformers.attention import Positions
 from models.transformers.cell import CellContext, TransformerCell
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import Context, batched
+from models.context import Context, batched
 from modules.optimizations import NormalizableLinear, variational_mask
 from modules.packed_linear import PackedLinear, pays_to_pack
 

@@ -7,7 +7,6 @@ time first, (L, B), as the data's batches do; states are (B, L, D).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -26,8 +25,6 @@ from modules.optimizations import masked, variational_mask
 from utils.adaptive_embedding import AdaptiveEmbedding
 from utils.adaptive_softmax import ProjectedAdaptiveLogSoftmax
 from utils.positional_embedding import PositionalEmbedding
-
-REACH = ("mem_len", "local_size", "same_length", "z_init")  # what a built model may be given anew
 
 
 class Memory(NamedTuple):
@@ -73,6 +70,7 @@ class DEQTransformerLM(EquilibriumModel):
     """
 
     config: DEQTransformerConfig
+    reach = ("mem_len", "local_size", "same_length", "z_init")
 
     def __init__(self, config: DEQTransformerConfig):
         super().__init__()
@@ -118,17 +116,6 @@ class DEQTransformerLM(EquilibriumModel):
     def problem(self, tokens: Tensor, memory: AnyMemory | None) -> Problem:
         """f for tokens (L, B), and its start (B, L, D)."""
         return self._start(self._segment(tokens, memory))
-
-    def with_config(self, config: DEQTransformerConfig) -> DEQTransformerLM:
-        """A model of these parameters that remembers or looks back another length; the settings in REACH may differ.
-
-        Raises:
-            ValueError: another setting differs.
-        """
-        for field in fields(config):
-            if field.name not in REACH and getattr(config, field.name) != getattr(self.config, field.name):
-                raise ValueError(f"`{field.name}` belongs to the model's build: choose from {', '.join(REACH)}")
-        return super().with_config(config)
 
     def _segment(self, tokens: Tensor, memory: AnyMemory | None) -> Segment:
         """What comes before the equilibrium."""

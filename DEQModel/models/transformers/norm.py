@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.protocol import Context
+from models.context import Context
 
 LAYER_NORM_EPS = 1e-5
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.protocol import Context, batched
+from models.context import Context, batched
 from models.trellisnets.convolution import CausalConvolution
 from modules.optimizations import masked, variational_mask
 from modules.packed_linear import PackedLinear, can_pack
