@@ -10,7 +10,7 @@ from models.transformers.spec import SPEC as DEQ_TRANSFORMER
 from system.script import leave
 from training.recipe import program
 
-main = program("train_transformer.py", DEQ_TRANSFORMER, TRANSFORMER_XL)
+main = program(DEQ_TRANSFORMER, TRANSFORMER_XL)
 
 if __name__ == "__main__":
     give_signals_back()

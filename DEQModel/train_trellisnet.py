@@ -9,7 +9,7 @@ from models.trellisnets.spec import SPEC
 from system.script import leave
 from training.recipe import program
 
-main = program("train_trellisnet.py", SPEC)
+main = program(SPEC)
 
 if __name__ == "__main__":
     give_signals_back()

@@ -95,7 +95,7 @@ def _work(job: Job, rank: int = 0) -> int:
     """The script's main in double precision, recording every update's loss."""
     seen = []
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        patch.setattr(train_transformer, "main", program("train_transformer.py", replace(SPEC, build=in_double)))
+        patch.setattr(train_transformer, "main", program(replace(SPEC, build=in_double)))
         update = Trainer.update
 
         def recorded(trainer: Trainer, *given: object) -> Update:

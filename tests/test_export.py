@@ -47,6 +47,7 @@ def test_the_folder_holds_all(exported, trained):
         "--cutoffs 8 16",
         "25 words",
         'generate.py FOLDER --prompt "',
+        "python DEQModel/train_transformer.py --eval --restart_dir FOLDER",
         f"torch: {torch.__version__}",
         *FILES - {"README.md"},
     ):

@@ -72,7 +72,7 @@ def test_same_run_twice_gives_the_same_model(run):
 @pytest.mark.parametrize("name", ["wnorm", "plain", "divval1", "nocut", "wnorm_2020_layout"])
 def test_published_layouts_through_eval(name, solver, tmp_path, monkeypatch):
     # The golden losses are of loosely solved equilibria in float64: in float32 the solvers end elsewhere.
-    monkeypatch.setattr(train_transformer, "main", program("train_transformer.py", replace(SPEC, build=in_double)))
+    monkeypatch.setattr(train_transformer, "main", program(replace(SPEC, build=in_double)))
     settings_of = name.removesuffix("_2020_layout")
     given = json.loads((GOLDEN / f"model_{settings_of}.json").read_text())
     golden = np.load(GOLDEN / f"model_{settings_of}.npz")

@@ -156,7 +156,13 @@ def test_generate_score_and_export(trained, place):
     assert shared.status == 0, shared.err
     again = call_program(generate, f"{place}/shared --prompt word1 --length 5 --seed 3")
     assert again.out == written.out
-    assert "DEQ-TrellisNet" in (place / "shared" / "README.md").read_text()
+    card = (place / "shared" / "README.md").read_text()
+    assert "DEQ-TrellisNet" in card
+    (evaluation,) = re.findall(r"^python DEQModel/(\w+)\.py (--eval .*) --data ", card, re.MULTILINE)
+    main = {"train_trellisnet": train_trellisnet.main, "train_transformer": train_transformer.main}[evaluation[0]]
+    shown = call(main, f"{evaluation[1].replace('FOLDER', f'{place}/shared')} --data {place}/corpus --debug")
+    assert shown.status == 0, shown.err
+    assert perplexities(shown.out) == perplexities(trained.log)
     refused = call_program(generate, f"{trained.folder} --prompt word1 --mem_len 3")
     assert (refused.status, refused.out) == (2, "")
     assert "a DEQ-TrellisNet has no setting mem_len" in refused.err

@@ -210,6 +210,7 @@ class ModelSpec:
 
     Attributes:
         name: for people.
+        program: the script that trains it.
         flags: a frozen dataclass of the settings that the model has beside the shared ones, made of `flag` fields.
         resolve: settings to the values, by name, of those whose default rests on another setting.
         configure: settings and V to the model's configuration; ValueError where they contradict each other.
@@ -222,6 +223,7 @@ class ModelSpec:
     """
 
     name: str
+    program: str
     flags: type
     resolve: Callable[[Any], Mapping[str, Any]]
     configure: Callable[[Any, int], Any]

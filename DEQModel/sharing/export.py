@@ -102,6 +102,7 @@ def _fill(folder: Path, run: Path, trained: TrainedModel, name: str) -> list[str
     card = ModelCard(
         name=name,
         kind=command.spec.name,
+        program=command.spec.program,
         is_equilibrium=command.spec.is_equilibrium,
         n_parameters=Size.of(trained.model).whole,
         n_words=len(trained.vocab),

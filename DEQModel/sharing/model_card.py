@@ -12,7 +12,7 @@ USE = """\
 ```bash
 python DEQModel/generate.py FOLDER --prompt "{prompt}"
 python DEQModel/score.py FOLDER TEXT.txt
-python DEQModel/train_transformer.py --eval --restart_dir FOLDER --data FOLDER-WITH-THE-CORPUS
+python DEQModel/{program} --eval --restart_dir FOLDER --data FOLDER-WITH-THE-CORPUS
 ```
 
 The last needs a corpus with the same words. In your own code, in a checkout of the program:
@@ -31,7 +31,7 @@ class ModelCard:
 
     Attributes:
         name: of the model.
-        kind: of the model.
+        kind: of the model; program: the script that trains such.
         is_equilibrium: whether it is one, or explicit layers.
         n_parameters: numbers in its weights, tied ones once.
         n_words: V.
@@ -46,6 +46,7 @@ class ModelCard:
 
     name: str
     kind: str
+    program: str
     is_equilibrium: bool
     n_parameters: int
     n_words: int
@@ -68,7 +69,7 @@ class ModelCard:
             f"A {self.kind} language model{equilibrium} with {self.n_parameters:,} parameters over {self.n_words:,} "
             f"{unit}s.",
             "## Figures\n\n" + self._figures(),
-            "## Use\n\n" + USE.format(prompt=self.sentence),
+            "## Use\n\n" + USE.format(prompt=self.sentence, program=self.program),
             f"A text is words with white space between them{lower}; `<eos>` ends every line. "
             f"{spelled}{unit.capitalize()}s that are not in `vocabulary.txt` are {unknown}.",
             f"## Settings\n\n```\n{self.model}\n```\n\nAll of them, those of training too, are in `settings.json`.",

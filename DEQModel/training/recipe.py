@@ -46,15 +46,15 @@ from training.settled import Settled, settled
 from training.trainer import Trainer
 
 
-def program(name: str, spec: ModelSpec, *others: ModelSpec) -> Callable[..., int]:
+def program(spec: ModelSpec, *others: ModelSpec) -> Callable[..., int]:
     """The `main` of a script that trains and evaluates a model; it can be sent to other processes.
 
     Args:
-        name: of the script, as users call it.
-        spec: the model.
+        spec: the model, whose program it is.
         others: that --arch may name in its place; all of them have this setting, their name its default.
     """
-    return partial(main, CommandLine(name, spec), others=[CommandLine(name, other) for other in others])
+    command, *further = (CommandLine(spec.program, one) for one in (spec, *others))
+    return partial(main, command, others=further)
 
 
 def main(command: CommandLine, argv: Sequence[str] | None = None, *, others: Sequence[CommandLine] = ()) -> int:

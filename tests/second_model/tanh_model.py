@@ -94,6 +94,7 @@ class Weights:
 
 SPEC = ModelSpec(
     name="tanh equilibrium",
+    program="train_tanh.py",
     flags=TanhFlags,
     resolve=lambda settings: {},
     configure=lambda settings, n_token: TanhConfig(

@@ -5,7 +5,7 @@ from tanh_model import SPEC
 from system.script import leave
 from training.recipe import program
 
-main = program("train_tanh.py", SPEC)
+main = program(SPEC)
 
 if __name__ == "__main__":
     leave(main)

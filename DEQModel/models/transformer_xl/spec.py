@@ -30,6 +30,7 @@ def initialise(model: TransformerXLLM, settings: Any) -> None:
 
 SPEC = ModelSpec(
     name="Transformer-XL",
+    program="train_transformer.py",
     flags=TransformerXLFlags,
     resolve=transformers.resolve,
     configure=configure,

@@ -53,6 +53,7 @@ def initialise(model: DEQTransformerLM, settings: Any) -> None:
 
 SPEC = ModelSpec(
     name="DEQ-Transformer",
+    program="train_transformer.py",
     flags=DEQTransformerFlags,
     resolve=resolve,
     configure=configure,

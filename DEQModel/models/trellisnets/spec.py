@@ -18,6 +18,7 @@ def configure(settings: Any, n_token: int) -> DEQTrellisNetConfig:
 
 SPEC = ModelSpec(
     name="DEQ-TrellisNet",
+    program="train_trellisnet.py",
     flags=DEQTrellisNetFlags,
     resolve=resolved_cutoffs,
     configure=configure,
