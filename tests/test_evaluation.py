@@ -1,6 +1,7 @@
 """Perplexities: of a model whose losses are known, and of unigram models counted by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 from config.settings import Settings
 from data.batches import OrderedBatches
 from data.measure import perplexity
-from evaluation.evaluation import EVAL_ROWS, evaluate
+from evaluation.evaluation import EVAL_ROWS, evaluate, is_under
+from evaluation.report import EvaluationReport
 from evaluation.unigram import unigram_counts, unigram_loss
 from modules.depth import Applications
 from modules.deq import DEQModule
@@ -71,6 +73,39 @@ def test_report_names_what_the_number_depends_on():
         "tokens/s",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eval_tgt_len": 8},
+        {"solver": "anderson"},
+        {"f_thres": 10},
+        {"f_eps": 0.1},
+        {"stop_mode": "rel"},
+        {"stop_scope": "sequence"},
+        {"f_history": 4},
+        {"amp": "bf16"},
+    ],
+    ids=str,
+)
+def test_a_report_is_of_the_settings_that_it_was_made_under(change):
+    _, segments = batches(400, 7)
+    settings = Settings(eval_tgt_len=7, solver="broyden", f_thres=9, f_eps=0.01, stop_mode="abs", f_history=3)
+    report = EvaluationReport.of(evaluate(Known(), segments, "valid", settings, SOLVES).state())
+    assert is_under(report, settings, Known.memory_length)
+    assert not is_under(report, replace(settings, **change), Known.memory_length)
+    assert not is_under(report, settings, Known.memory_length + 1)
+
+
+def test_a_report_of_an_older_program_is_of_solves_in_full_precision():
+    _, segments = batches(400, 7)
+    settings = Settings(eval_tgt_len=7)
+    state = evaluate(Known(), segments, "valid", settings, SOLVES).state()
+    del state["amp"]
+    report = EvaluationReport.of(state)
+    asked = (replace(settings, amp=precision) for precision in ("off", "bf16"))
+    assert [is_under(report, one, Known.memory_length) for one in asked] == [True, False]
 
 
 def test_shallow_report_and_limited_segments():

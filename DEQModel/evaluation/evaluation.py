@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,10 +169,7 @@ def is_under(report: EvaluationReport, settings: Settings, memory: int) -> bool:
     lengths = (report.segment, report.memory) == (settings.eval_tgt_len, memory)
     if report.solve is None:
         return lengths
-    solve = report.solve
-    of_report = (solve.solver, solve.threshold, solve.eps, solve.stop_mode, solve.stop_scope)
-    of_settings = (settings.solver, settings.f_thres, settings.f_eps, settings.stop_mode, settings.stop_scope)
-    return lengths and of_report == of_settings and solve.options == reported_options(settings)
+    return lengths and all(getattr(report.solve, name) == value for name, value in _solver(settings).items())
 
 
 def _spread(n_segments: int) -> set[int]:
@@ -183,12 +181,7 @@ def _spread(n_segments: int) -> set[int]:
 def solve_summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
     """The solver that settings name, and what its solves came to."""
     return SolveSummary(
-        solver=settings.solver,
-        options=reported_options(settings),
-        threshold=settings.f_thres,
-        eps=settings.f_eps,
-        stop_mode=settings.stop_mode,
-        stop_scope=settings.stop_scope,
+        **_solver(settings),
         steps=solves.mean_steps,
         evaluations=solves.mean_evals,
         low_evaluations=solves.mean_low_evals,
@@ -196,3 +189,16 @@ def solve_summary(settings: Settings, solves: SolveStatistics) -> SolveSummary:
         unconverged=solves.unconverged_share,
         stopped=solves.shares(),
     )
+
+
+def _solver(settings: Settings) -> dict[str, Any]:
+    """What of a summary the settings say."""
+    return {
+        "solver": settings.solver,
+        "options": reported_options(settings),
+        "threshold": settings.f_thres,
+        "eps": settings.f_eps,
+        "stop_mode": settings.stop_mode,
+        "stop_scope": settings.stop_scope,
+        "amp": settings.amp,
+    }

@@ -124,7 +124,7 @@ class SolveSummary:
     """The solver of an evaluation, and what its solves came to.
 
     Attributes:
-        solver, threshold, eps, stop_mode, stop_scope: of the forward solves.
+        solver, threshold, eps, stop_mode, stop_scope: of the forward solves; amp: the precision in which they begin.
         options: the solvers' options, by name; None for those at their default.
         steps, evaluations, residual: means over the solves.
         unconverged: share of the sequences whose own residual stayed above eps, over all solves.
@@ -144,6 +144,7 @@ class SolveSummary:
     unconverged: float
     stopped: Mapping[str, float]
     low_evaluations: float = 0.0
+    amp: str = "off"
 
     def scalars(self) -> dict[str, float]:
         """The numbers that change from one evaluation to the next, by name."""
