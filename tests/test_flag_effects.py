@@ -123,6 +123,11 @@ EFFECTS = {
     "heads_norm": Effect("--heads_norm", learned_otherwise),
     "cell_layers": Effect("--cell_layers 2", lambda a, b: "func.layers.1.dec_attn.r_w_bias" in b.weights),
     "inject": Effect("--inject both", shape(INJECTION, 32, 8, 1)),
+    "inject_norm": Effect(
+        "--inject_norm", lambda a, b: "inject_norm.weight" in set(b.weights) - set(a.weights), base="--inject residual"
+    ),
+    "feedback": Effect("--feedback 0.5", lambda a, b: "func.feedback" in set(b.weights) - set(a.weights)),
+    "train_thres": Effect("--train_thres 2", fewer_steps("forward", 3), base="--f_eps 1e-9"),
     "z_init": Effect("--z_init previous", learned_otherwise),
     "layers_before": Effect("--layers_before 1", more_weights("layers_before.0.")),
     "layers_after": Effect("--layers_after 1", more_weights("layers_after.0.")),
