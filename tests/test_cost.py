@@ -130,6 +130,22 @@ def test_bytes_that_autograd_keeps(model):
     assert cost.f.kept == pytest.approx(further, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "tables"),
+    [
+        (transformer, BINS, "out_layers"),
+        (transformer_xl, {}, "out_layers"),
+        (trellisnet, {"adaptive": True, **BINS}, "out_layers"),
+        (trellisnet, {}, "decoder"),
+    ],
+)
+def test_bytes_of_the_gradients_of_shared_tables(make, options, tables):
+    tied, untied = (Costed.of(make(tied=tied, **options), ANDERSON) for tied in (True, False))
+    n_shared = sum(p.numel() for name, p in untied.model.named_parameters() if tables in name and p.dim() == 2)
+    more = tied.cost.head.backward - untied.cost.head.backward
+    assert more.moved == 3 * 4 * n_shared > 0
+
+
 @pytest.mark.parametrize(("threshold", "history"), [(1, None), (5, None), (25, None), (40, None), (30, 4), (30, 12)])
 def test_bytes_of_a_broyden_history(threshold, history):
     state = torch.randn(3, 20_000)  # more than is allocated at once

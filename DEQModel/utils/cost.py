@@ -75,6 +75,8 @@ def adaptive_softmax(
     projection i   (N_i, D) × (D, w_i)     where there are projections
     words of bin i (N_i, w_i) × (w_i, V_i), N_0 = N
     bins' entries  (N, w_0) × (w_0, n)
+
+    Where one table has the words of all bins, the gradients of its parts are put side by side (2 passes).
     """
     edges = bin_edges(n_token, cutoffs)
     hidden = passes(n_tokens * d_model, 2, 1)  # sorted by target
@@ -90,7 +92,15 @@ def adaptive_softmax(
         if has_projections(d_embed, d_model, div_val):
             projection = product(rows, d_model, width)
             whole += Piece(projection, 2 * projection, rows * width)
+    if cutoffs and div_val == 1:
+        whole += Piece(backward=passes(n_token * d_embed, 2, 1))
     return whole
+
+
+def tied_tables(n_token: int, d_embed: int, cutoffs: Sequence[int] = (), div_val: int = 1) -> Piece:
+    """Tables of words that embedding and softmax share have a gradient of each, which are added up (3 passes)."""
+    tables = table_shapes(n_token, d_embed, cutoffs, div_val)
+    return Piece(backward=passes(sum(size * width for size, width in tables), 3, len(tables)))
 
 
 def softmax(n_tokens: float, n_token: int, d_model: int) -> Piece:

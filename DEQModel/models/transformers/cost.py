@@ -10,7 +10,7 @@ from models.transformers.config import DEQTransformerConfig
 from models.transformers.layer_cost import DecoderLayer
 from models.transformers.layers import PLAIN, CellChoices, choices_of
 from modules.cost import Application, Piece, passes, product
-from utils.cost import adaptive_embedding, adaptive_softmax, masked
+from utils.cost import adaptive_embedding, adaptive_softmax, masked, tied_tables
 
 
 def transformer_cost(config: DEQTransformerConfig, segment: Segment) -> ModelCost:
@@ -21,10 +21,11 @@ def transformer_cost(config: DEQTransformerConfig, segment: Segment) -> ModelCos
     n_layer = config.layers_before + config.layers_after
     cells = [_layer(config, segment, choices) for choices in choices_of(config)]
     remembered = d_model * (1 + INJECTIONS[config.inject] + n_layer)  # z, u, and what each layer read
+    tied = tied_tables(config.n_token, config.d_embed, config.cutoffs, config.div_val) if config.tied else Piece()
     return ModelCost(
         segment=segment,
         embedding=adaptive_embedding(*bins) + drop,
-        head=adaptive_softmax(*bins, segment.shares) + drop,
+        head=adaptive_softmax(*bins, segment.shares) + drop + tied,
         memory=segment.n_batch * config.mem_len * remembered,
         layers=n_layer * _layer(config, segment, PLAIN).once(),
         context=sum((cell.context() for cell in cells), start=_injection(config, segment)),

@@ -9,7 +9,7 @@ from models.cost import ModelCost, Segment
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.model import INJECTION_KERNEL
 from modules.cost import Application, Piece, passes, product
-from utils.cost import adaptive_embedding, adaptive_softmax, lookup, masked, mixture_of_softmaxes, softmax
+from utils.cost import adaptive_embedding, adaptive_softmax, lookup, masked, mixture_of_softmaxes, softmax, tied_tables
 
 
 def trellisnet_cost(config: DEQTrellisNetConfig, segment: Segment) -> ModelCost:
@@ -50,6 +50,9 @@ def _head(config: DEQTrellisNetConfig, segment: Segment) -> Piece:
         whole = mixture_of_softmaxes(n_tokens, *sizes, dropout=training and config.dropoutl > 0)
     else:
         whole = softmax(n_tokens, config.n_token, config.nout)
+    if config.tied:
+        bins = (config.cutoffs, config.div_val) if config.adaptive else ()
+        whole += tied_tables(config.n_token, config.d_embed, *bins)
     return whole + _dropped(n_tokens * config.nout, *([config.dropout] if training else []))
 
 
