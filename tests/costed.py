@@ -14,14 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from costs.step import Part, evaluation_parts, training_parts
 from models.cost import ModelCost, Segment
 from models.protocol import LanguageModel, ModelSpec
+from models.transformer_xl.config import TransformerXLConfig
+from models.transformer_xl.spec import SPEC as TRANSFORMER_XL
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.spec import SPEC as TRANSFORMER
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.spec import SPEC as TRELLISNET
 from modules.cost import NUMBER, Work
-from modules.depth import Applications, Depth
+from modules.depth import Applications, AsBuilt, Depth
 from modules.deq import DEQModule
-from modules.solve_cost import DepthCost, depth_cost
+from modules.solve_cost import DepthCost
 from utils.adaptive_embedding import bin_edges
 
 B, L = 3, 8
@@ -30,6 +32,12 @@ B, L = 3, 8
 def transformer(**changed: Any) -> tuple[ModelSpec, DEQTransformerConfig]:
     shapes = {"n_token": 50, "n_head": 2, "d_head": 6, "d_model": 12, "d_inner": 20, "d_embed": 12, "mem_len": 5}
     return TRANSFORMER, DEQTransformerConfig(**{**shapes, **changed})
+
+
+def transformer_xl(**changed: Any) -> tuple[ModelSpec, TransformerXLConfig]:
+    """Whose heads are not as wide together as the model."""
+    shapes = {"n_head": 3, "d_head": 5, "d_model": 12, "d_inner": 20, "d_embed": 12, "n_layer": 3, "mem_len": 5}
+    return TRANSFORMER_XL, TransformerXLConfig(**{"n_token": 50, **shapes, **changed})
 
 
 def trellisnet(**changed: Any) -> tuple[ModelSpec, DEQTrellisNetConfig]:
@@ -61,7 +69,6 @@ class Costed:
     memory: Any
     depth: Depth
     cost: ModelCost
-    times: DepthCost
 
     @classmethod
     def of(cls, kind: tuple[ModelSpec, Any], depth: Depth, *, training: bool = True) -> Costed:
@@ -78,8 +85,11 @@ class Costed:
         counts = torch.histc(targets.float(), bins=config.n_token, min=0, max=config.n_token)
         shares = [float(counts[low:high].sum()) / (B * L) for low, high in pairwise(edges)]
         cost = spec.cost(config, Segment(B, L, training, shares))
-        times = depth_cost(depth, B, int(cost.f.state) // B, training=training)
-        return cls(model, tokens, targets, memory, depth, cost, times)
+        return cls(model, tokens, targets, memory, depth if spec.is_equilibrium else AsBuilt(), cost)
+
+    @property
+    def times(self) -> DepthCost:
+        return self.cost.times(self.depth)
 
     def counted(self, *, charged: bool = False) -> int:
         """Operations of the matrix products that PyTorch counts in a step, with the Jacobian's penalty or without."""
@@ -109,8 +119,8 @@ class Costed:
 
     def parts(self) -> list[Part]:
         if self.model.training:
-            return training_parts(self.cost, self.times, Work())
-        return evaluation_parts(self.cost, self.times)
+            return training_parts(self.cost, self.depth, Work())
+        return evaluation_parts(self.cost, self.depth)
 
     def predicted(self) -> float:
         """The same by the formulas."""

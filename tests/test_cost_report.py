@@ -1,16 +1,22 @@
 """--cost: what it prints, for whom, and what it refuses."""
 
+import dataclasses
 import re
 
 import pytest
 import torch
-from tiny_run import COURSE, LENGTHS, MODEL, call, write_corpus
+from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, call, write_corpus
 from tiny_trained import call_program
+from torch.utils.flop_counter import FlopCounterMode
 
 import train_trellisnet
 from costs import calibration
 from costs.machine import GPUS, Machine
+from costs.run_cost import RunCost
+from costs.words import Words
 from modules.cost import Work
+from system.errors import UserError
+from training.optimizer import make_optimizer
 
 WT103 = "--adaptive --div_val 4 --wnorm --n_head 10 --d_head 70 --d_model 700 --d_inner 48000 --solver broyden"
 SIZES = f"{MODEL} {LENGTHS} {COURSE}"
@@ -69,6 +75,9 @@ def test_effects_of_the_flags(tmp_path):
     assert "\nf  " in plain
     assert out("--batch_chunk 2") != plain
     assert "Jacobian penalty" in out("--jac_loss_weight 1")
+    assert "Jacobian penalty" not in out("--jac_loss_weight 1 --depth 3")
+    assert "layers  " not in plain
+    assert "layers  " in out("--layers_before 1")
     assert "Jacobian penalty" not in plain
     assert "f, computed twice" in out("--grad unroll")
     assert "an update from step 2 on" in out("--pretrain_steps 2")
@@ -81,6 +90,62 @@ def test_this_machine_is_measured(tmp_path, monkeypatch):
     assert outcome.status == 0, outcome.err
     assert re.search(r"this machine: [\d,]+ GFLOP/s in float32, [\d,.]+ GB/s, [\d.]+ us", outcome.out)
     assert "on several GPUs" not in outcome.out
+
+
+def test_each_stage_of_a_depth_is_told(tmp_path):
+    flags = f"--data {tmp_path} {SIZES} {V100} --cost_vocabulary 50 --depth".split()
+    text = call([*flags, "0:1 2:3 3:equilibrium"]).out
+    titles = re.findall("^an update from step (.*):", text, re.MULTILINE)
+    assert titles == ["0 on, 1 applications of f", "2 on, 3 applications of f", "3 on, equilibrium (implicit gradient)"]
+    assert [int(cells[0]) for cells in rows(text, "f with its graph ")] == [1, 3, 1]
+    assert "a segment of an evaluation, equilibrium" in text
+    assert seconds(text)[2] == float(rows(text, "1  ")[-1][1])  # on several GPUs: such as the last
+
+
+def test_a_transformer_xl(tmp_path):
+    flags = f"--arch transformer_xl --n_layer 3 --n_head 2 --d_head 3 --d_model 8 --d_inner 16 {LENGTHS}"
+    outcome = call(f"--data {tmp_path} {flags} {V100} --cost_vocabulary 50 --batch_chunk 2")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "Transformer-XL, 50 words" in outcome.out
+    assert "an update from step 0 on, layers as they are built: 4 x 8 tokens" in outcome.out
+    assert rows(outcome.out, "layers ")[0][0] == "2"
+    assert "f " not in outcome.out.replace("of ", "")
+
+
+@pytest.mark.parametrize("flags", ["--wnorm", "--cell_layers 2 --layers_after 1 --feedback 0.3 --norm_affine"])
+def test_an_update_of_muon_has_the_operations_that_pytorch_counts(flags):
+    settings = COMMAND.parse(f"{SIZES} --optim Muon {flags}".split())
+    run = RunCost(COMMAND, settings, Words(50, "here"))
+    model = COMMAND.spec.build(run.config)
+    optimizer = make_optimizer(model, settings)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert run.update.work.flops == counter.get_total_flops() > 0
+    assert run.n_parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_processes_agree_on_solves_that_stop_together():
+    def agreements(flags):
+        run = RunCost(COMMAND, COMMAND.parse(f"{SIZES} --solver anderson {flags}".split()), Words(50, "here"))
+        *_, (_, depth) = run.stages()
+        return run.agreements(depth, 4)
+
+    assert agreements("") == 6 + 6
+    assert agreements("--batch_chunk 2") == 2 * (6 + 6)
+    apart = ("--stop_scope sequence", "--rand_f_thres_delta 2", "--grad unroll", "--depth 3")
+    assert [agreements(flags) for flags in apart] == [0, 0, 0, 0]
+
+
+def test_what_a_model_has_no_formulas_for_is_told_in_flags():
+    def none(config, segment):
+        raise ValueError(f"there are no formulas for `d_model` {config.d_model}")
+
+    command = dataclasses.replace(COMMAND, spec=dataclasses.replace(COMMAND.spec, cost=none))
+    run = RunCost(command, command.parse(SIZES.split()), Words(50, "here"))
+    with pytest.raises(UserError, match=r"^--cost: there are no formulas for --d_model 8$"):
+        run.evaluation()
 
 
 def test_a_trellisnet(tmp_path):
@@ -97,8 +162,6 @@ def test_a_trellisnet(tmp_path):
         ("--cost_vocabulary 9", "--cost_vocabulary 9 has no effect without --cost"),
         ("--cost_machine h100", "--cost_machine h100 has no effect without --cost"),
         ("--cost --cost_machine abacus", "invalid choice: 'abacus'"),
-        ("--cost --cost_vocabulary 50 --optim Muon", "--cost: there are no formulas for --optim Muon"),
-        ("--cost --cost_vocabulary 50 --cell_layers 2", "--cost: there are no formulas for --cell_layers 2: leave it"),
         ("--cost --cost_flops 0", "--cost_flops is 0.0: pass a finite number above 0"),
         ("--cost --cost_vocabulary 50 --adaptive --cutoffs 60", "--cutoffs are 60, but the vocabulary has 50 words"),
     ],

@@ -70,8 +70,10 @@ def _gpu(name: str, tflops: float, gb_s: float, gb: float, nvlink: float, networ
     )
 
 
-# NVIDIA's datasheets of the GPUs (Tesla V100 SXM2, A100 80GB SXM, H100 SXM, H200 SXM) and of the systems of eight of
-# them (DGX-1: 4 × 100 Gb/s InfiniBand; DGX A100: 8 × 200 Gb/s; DGX H100 and H200: 8 × 400 Gb/s).
+# As NVIDIA's datasheets have them (Tesla V100 SXM2, A100 80GB SXM, H100 SXM, H200 SXM): compared with published tables
+# that quote these, rates, memory and NVLink agree. The network is that of systems of eight: DGX A100 (8 × 200 Gb/s
+# InfiniBand) and DGX H100 and H200 (8 × 400 Gb/s), whose ports' rates agree too; that of DGX-1 (4 × 100 Gb/s), for the
+# V100, is unchecked.
 GPUS: Mapping[str, Machine] = {
     "v100": _gpu("V100", 15.7, 900, 32, 300, 6.25),
     "a100": _gpu("A100", 19.5, 2039, 80, 600, 25),

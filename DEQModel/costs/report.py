@@ -18,7 +18,7 @@ from costs.step import Part
 from costs.words import Words
 from evaluation.evaluation import EVAL_ROWS
 from modules.cost import NUMBER
-from modules.depth import Applications, Depth
+from modules.depth import Applications, AsBuilt, Depth
 from system.lines import under_each_other
 
 
@@ -72,6 +72,8 @@ def _in_words(machine: Machine) -> str:
 
 
 def _depth_in_words(depth: Depth) -> str:
+    if isinstance(depth, AsBuilt):
+        return "layers as they are built"
     if isinstance(depth, Applications):
         return f"{depth.n} applications of f"
     return f"equilibrium ({depth.settings.grad} gradient)"
@@ -96,9 +98,9 @@ def _parts_table(parts: Sequence[Part], machine: Machine) -> str:
 
 
 def _memory_table(run: RunCost, depth: Depth, n_rows: int) -> str:
-    """In one line, as it has a number for each of nine things."""
+    """In one line, as it has a number for each of some things; those that are not there are left out."""
     memory = run.memory(depth, n_rows)
-    things = {**vars(memory), "all": memory.whole}
+    things = {**{name: n_bytes for name, n_bytes in vars(memory).items() if n_bytes}, "all": memory.whole}
     cells = [tuple(things), tuple(f"{n_bytes / GIGA:.3f}" for n_bytes in things.values())]
     return f"its memory, GB\n{_table(cells)}"
 

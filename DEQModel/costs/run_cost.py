@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.overrides import TorchFunctionMode
 
@@ -18,12 +18,13 @@ from costs.step import Part, StepMemory, evaluation_parts, training_parts
 from costs.words import Words
 from evaluation.evaluation import EVAL_ROWS
 from models.cost import ModelCost, Segment
-from modules.cost import Work
+from models.maps import no_maps
 from modules.depth import Depth
-from modules.solve_cost import DepthCost, depth_cost
+from modules.deq import DEQModule
 from system.errors import UserError
 from system.out_of_memory import enough_memory
-from utils.cost import RULES, update
+from utils.muon import Muon
+from utils.optimizer_cost import UpdateCost, update_cost
 
 
 class Undrawn(TorchFunctionMode):
@@ -36,6 +37,13 @@ class Undrawn(TorchFunctionMode):
         if function.__name__.endswith(("normal_", "uniform_")):  # of tensors, and of nn.init
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
+
+
+class ParameterShapes(NamedTuple):
+    """A model's parameters, as its optimizer takes them."""
+
+    sizes: Sequence[int]  # entries of those that are updated entry by entry
+    matrices: Sequence[tuple[int, int]]  # (rows, columns) of those that Muon orthogonalises
 
 
 @dataclass(frozen=True)
@@ -61,33 +69,39 @@ class RunCost:
         """
         if self.command.spec.cost is None:
             raise UserError(f"--cost: there are no formulas for a {self.command.spec.name}; leave it out")
-        if self.settings.optim not in RULES:
-            raise UserError(f"--cost: there are no formulas for --optim {self.settings.optim}; pass another one")
         with mistakes_in_flags(self.command.flag_names):
             return self.command.spec.configure(self.settings, self.words.n_token)
 
     @cached_property
-    def parameter_sizes(self) -> list[int]:
-        """Entries of the model's parameters.
+    def parameters(self) -> ParameterShapes:
+        """Those of the model.
 
         Raises:
             UserError: not even their room is there.
         """
         with enough_memory("--cost: a model of this size", "lower its widths"), Undrawn():
             model = self.command.spec.build(self.config)
-        return [parameter.numel() for parameter in model.parameters()]
+        if self.settings.optim != "Muon":
+            return ParameterShapes([parameter.numel() for parameter in model.parameters()], ())
+        sizes, matrices = [], []
+        for group in Muon(model.parameters(), **no_maps(model)).param_groups:
+            for parameter in group["params"]:
+                if group["matrices"]:
+                    matrices.append((len(parameter), parameter[0].numel()))
+                else:
+                    sizes.append(parameter.numel())
+        return ParameterShapes(sizes, matrices)
 
     @property
     def n_parameters(self) -> int:
         """Entries of all of them."""
-        return sum(self.parameter_sizes)
+        sizes, matrices = self.parameters
+        return sum(sizes) + sum(rows * columns for rows, columns in matrices)
 
     @property
-    def update(self) -> Work:
+    def update(self) -> UpdateCost:
         """Clipping, and the optimizer's step."""
-        settings = self.settings
-        weight_decay = settings.weight_decay > 0
-        return update(settings.optim, self.n_parameters, len(self.parameter_sizes), weight_decay=weight_decay)
+        return update_cost(self.settings.optim, *self.parameters, weight_decay=self.settings.weight_decay > 0)
 
     def stages(self) -> Iterator[tuple[int, Depth]]:
         """(first step, depth) of those stages of the training that come to an update."""
@@ -102,35 +116,32 @@ class RunCost:
         with mistakes_in_flags(self.command.flag_names, "--cost: "):
             return self.command.spec.cost(self.config, Segment(n_rows, n_position, training, shares))
 
-    def _chunk(self, depth: Depth, n_rows: int) -> tuple[ModelCost, DepthCost]:
-        rows = math.ceil(n_rows / self.settings.batch_chunk)
-        model = self._model(rows, self.settings.tgt_len, training=True)
-        return model, depth_cost(depth, rows, round(model.f.state / rows), training=True)
+    def _chunk(self, n_rows: int) -> ModelCost:
+        return self._model(math.ceil(n_rows / self.settings.batch_chunk), self.settings.tgt_len, training=True)
 
     def training(self, depth: Depth, n_rows: int) -> list[Part]:
         """An update on so many rows."""
         settings = self.settings
         samples = settings.jac_samples * settings.jac_loss_freq if settings.jac_loss_weight else 0
-        model, times = self._chunk(depth, n_rows)
-        solves = times.solve.evaluations + times.b_solve.evaluations > 0
         return training_parts(
-            model,
-            times,
-            self.update,
+            self._chunk(n_rows),
+            depth,
+            self.update.work,
             n_chunks=settings.batch_chunk,
-            jacobian_samples=samples if solves or times.recomputed else 0,
+            jacobian_samples=samples if isinstance(depth, DEQModule) else 0,
         )
 
     def memory(self, depth: Depth, n_rows: int) -> StepMemory:
         """Of an update on so many rows."""
-        settings = self.settings
-        return StepMemory.of(*self._chunk(depth, n_rows), self.n_parameters, settings.optim, settings.batch_chunk)
+        return StepMemory.of(
+            self._chunk(n_rows), depth, self.n_parameters, self.update.state, self.settings.batch_chunk
+        )
 
     def agreements(self, depth: Depth, n_rows: int) -> int:
         """How often in an update several processes agree on whether a solve goes on."""
-        if self.settings.stop_scope == "sequence" or self.settings.rand_f_thres_delta:
+        if not isinstance(depth, DEQModule) or depth.stop_scope == "sequence" or depth.f_thres_delta:
             return 0
-        _, times = self._chunk(depth, n_rows)
+        times = self._chunk(n_rows).times(depth)
         return self.settings.batch_chunk * (times.solve.evaluations + times.b_solve.evaluations)
 
     @property
@@ -141,5 +152,4 @@ class RunCost:
     def evaluation(self) -> list[Part]:
         """A segment of an evaluation."""
         model = self._model(EVAL_ROWS, self.settings.eval_tgt_len, training=False)
-        times = depth_cost(self.last_depth, EVAL_ROWS, round(model.f.state / EVAL_ROWS), training=False)
-        return evaluation_parts(model, times)
+        return evaluation_parts(model, self.last_depth)

@@ -82,10 +82,15 @@ class Piece:
     def __add__(self, other: Piece) -> Piece:
         return Piece(self.forward + other.forward, self.backward + other.backward, self.kept + other.kept)
 
+    def __mul__(self, times: float) -> Piece:
+        return Piece(self.forward * times, self.backward * times, self.kept * times)
+
+    __rmul__ = __mul__
+
 
 @dataclass(frozen=True)
 class Application:
-    """One application of a map f(z; context).
+    """One application of a map f(z; context). That of no map at all costs nothing.
 
     Attributes:
         forward: f(z).
@@ -94,11 +99,25 @@ class Application:
         to_context: those without the one to z, where z is a constant.
         kept: entries that autograd keeps of it, and that neither are parameters nor belong to the context.
         state: entries of z.
+        last: its last product, where only sums follow, so that ∂f/∂z does not depend on what it comes to.
     """
 
-    forward: Work
-    vjp: Work
-    backward: Work
-    to_context: Work
-    kept: float
-    state: float
+    forward: Work = Work()
+    vjp: Work = Work()
+    backward: Work = Work()
+    to_context: Work = Work()
+    kept: float = 0
+    state: float = 0
+    last: Work = Work()
+
+    def after(self, other: Application) -> Application:
+        """f(g(z)), where `other` is g."""
+        return Application(
+            forward=self.forward + other.forward,
+            vjp=self.vjp + other.vjp,
+            backward=self.backward + other.backward,
+            to_context=self.backward + other.to_context,
+            kept=self.kept + other.kept,
+            state=other.state,
+            last=self.last,
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .anderson import Anderson
 from .broyden import FIRST_BLOCK, Broyden
 from .cost import NUMBER, Application, Work, passes, product
-from .depth import Applications, Depth
+from .depth import Applications, AsBuilt, Depth
 from .deq import DEQModule
 from .fixed_point import FixedPoint
 from .settings import Settings
@@ -71,11 +71,17 @@ class DepthCost:
 
     def penalty(self, f: Application, samples: float) -> Work:
         """The Jacobian's penalty: each sample is a product vᵀ ∂f/∂z with a graph, whose gradient has two for each of
-        its own products. The penalised f is that of the one-step or implicit gradient, which then leads to z, or one
-        that is applied for the penalty alone.
+        its own products; but where v, which is a constant, meets the weight of f's last product itself, it has one. The
+        penalised f is that of the one-step or implicit gradient, which then leads to z, or one that is applied for the
+        penalty alone, and its last product has then no gradient of its own.
         """
-        once_more = f.forward + f.backward if self.penalty_apart else self.from_constant * (f.backward - f.to_context)
-        return once_more + samples * 3 * f.vjp
+        once_more = self.from_constant * (f.backward - f.to_context)
+        if self.penalty_apart:
+            once_more = f.forward + f.backward - 2 * f.last
+        return once_more + samples * (3 * f.vjp - f.last)
+
+
+NO_DEPTH = DepthCost()  # of a model whose layers are all that there is
 
 
 def _broyden(solver: Broyden, threshold: int, n_batch: int, n_state: int) -> SolveCost:
@@ -204,15 +210,25 @@ GRADIENT_COSTS: Mapping[str, Callable[[Settings, int, int], DepthCost]] = {
 }
 
 
-def depth_cost(depth: Depth, n_batch: int, n_state: int, *, training: bool) -> DepthCost:
+def depth_cost(
+    depth: Depth, n_batch: int, n_state: int, *, training: bool, start_is_constant: bool = True
+) -> DepthCost:
     """What a depth does to states (B, N), in a training step or, without gradients, in an evaluation.
 
+    Args:
+        depth: of which there are formulas.
+        n_batch, n_state: B and N.
+        training: whether there is a backward pass.
+        start_is_constant: whether no gradient goes to the start; to that of a `DEQModule` none ever does.
+
     Raises:
-        ValueError: a depth that is neither a `DEQModule` nor `Applications`.
+        ValueError: a depth of another kind.
     """
+    if isinstance(depth, AsBuilt):
+        return NO_DEPTH
     if isinstance(depth, Applications):
         if training:
-            return DepthCost(with_graph=depth.n, from_constant=1)
+            return DepthCost(with_graph=depth.n, from_constant=int(start_is_constant))
         return DepthCost(SolveCost(depth.n))
     if not isinstance(depth, DEQModule):
         raise ValueError(f"there are no formulas for the cost of a {type(depth).__name__}")

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from models.maps import no_maps
 from models.protocol import LanguageModel
-from training.optimizer import no_maps
 from utils.muon import Muon
 
 

@@ -1,4 +1,4 @@
-"""What word embeddings, softmaxes and optimizers cost.
+"""What word embeddings, softmaxes and dropout cost.
 
 Shape legend: N tokens, D width of the states, V words; bin i of an adaptive one has V_i words of width w_i.
 """
@@ -6,11 +6,10 @@ Shape legend: N tokens, D width of the states, V words; bin i of an adaptive one
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
-from modules.cost import Piece, Work, passes, product
+from modules.cost import Piece, passes, product
 from utils.adaptive_embedding import bin_edges, has_projections, table_shapes
 
 
@@ -21,6 +20,16 @@ def zipf_shares(n_token: int, cutoffs: Sequence[int]) -> tuple[float, ...]:
     """
     edges = bin_edges(n_token, cutoffs)
     return tuple(math.log((high + 1) / (low + 1)) / math.log(n_token + 1) for low, high in pairwise(edges))
+
+
+def masked(entries: float) -> Piece:
+    """x · mask, with a mask that many entries share."""
+    return Piece(passes(entries, 2, 1), passes(entries, 2, 1))
+
+
+def dropped(entries: float) -> Piece:
+    """x · mask, with a mask of as many entries, in floating point as on a CPU: drawn (1), scaled (2), applied (3)."""
+    return Piece(passes(entries, 1 + 2 + 3, 3), passes(entries, 3, 1), entries)
 
 
 def lookup(n_tokens: float, table: float, width: float) -> Piece:
@@ -66,6 +75,8 @@ def adaptive_softmax(
     projection i   (N_i, D) × (D, w_i)     where there are projections
     words of bin i (N_i, w_i) × (w_i, V_i), N_0 = N
     bins' entries  (N, w_0) × (w_0, n)
+
+    Where one table has the words of all bins, the gradients of its parts are put side by side (2 passes).
     """
     edges = bin_edges(n_token, cutoffs)
     hidden = passes(n_tokens * d_model, 2, 1)  # sorted by target
@@ -81,7 +92,15 @@ def adaptive_softmax(
         if has_projections(d_embed, d_model, div_val):
             projection = product(rows, d_model, width)
             whole += Piece(projection, 2 * projection, rows * width)
+    if cutoffs and div_val == 1:
+        whole += Piece(backward=passes(n_token * d_embed, 2, 1))
     return whole
+
+
+def tied_tables(n_token: int, d_embed: int, cutoffs: Sequence[int] = (), div_val: int = 1) -> Piece:
+    """Tables of words that embedding and softmax share have a gradient of each, which are added up (3 passes)."""
+    tables = table_shapes(n_token, d_embed, cutoffs, div_val)
+    return Piece(backward=passes(sum(size * width for size, width in tables), 3, len(tables)))
 
 
 def softmax(n_tokens: float, n_token: int, d_model: int) -> Piece:
@@ -105,27 +124,3 @@ def mixture_of_softmaxes(
     )
     tanh = Piece(passes(latents, 2, 1), passes(latents, 3, 1), latents * (2 if dropout else 1))
     return Piece(products, 2 * products, n_tokens * d_model) + tanh + _cross_entropy(n_tokens * n_experts, n_token)
-
-
-class UpdateRule(NamedTuple):
-    """What an optimizer does to a parameter's entry."""
-
-    state: int  # numbers that it remembers
-    passes: int  # reads and writes of an update, as PyTorch's operations make them one by one
-
-
-RULES: Mapping[str, UpdateRule] = {
-    "Adam": UpdateRule(2, 18),  # m: lerp 3; v: scaled 2, added to 4; √v 2, / 2, + 2; p: 3
-    "SGD": UpdateRule(0, 3),
-    "Adagrad": UpdateRule(1, 11),  # v: 4; √v 2, + 2; p: 3
-    "RMSprop": UpdateRule(1, 13),  # v: 2, 4; √v 2, + 2; p: 3
-    "RAdam": UpdateRule(2, 18),
-}
-CLIPPING = 3  # the norm reads, the scaling reads and writes
-
-
-def update(optimizer: str, n_parameters: float, n_tensors: int, *, weight_decay: bool) -> Work:
-    """An update of all parameters, their gradients clipped to a norm."""
-    rule = RULES[optimizer]
-    times = rule.passes + CLIPPING + (3 if weight_decay else 0)
-    return passes(n_parameters, times, times / 3 * n_tensors)

@@ -8,6 +8,7 @@ from torch import nn
 from models.configuration import configured
 from models.protocol import ModelSpec
 from models.transformer_xl.config import TransformerXLConfig, TransformerXLFlags
+from models.transformer_xl.cost import transformer_xl_cost
 from models.transformer_xl.model import TransformerXLLM
 from models.transformer_xl.weights import TransformerXLWeights
 from models.transformers import spec as transformers
@@ -38,4 +39,5 @@ SPEC = ModelSpec(
     initialise=initialise,
     weights=TransformerXLWeights(),
     is_equilibrium=False,
+    cost=transformer_xl_cost,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
 
 from models.transformers.attention import RelativeAttention
@@ -11,28 +13,43 @@ from models.transformers.config import DEQTransformerConfig
 from models.transformers.feed_forward import PositionwiseFeedForward
 
 
+class CellChoices(NamedTuple):
+    """What cells of one model may differ in; arguments of `TransformerCell`."""
+
+    inject: str | None = None
+    outer_norm: bool = False
+    feedback: float | None = None
+
+
+PLAIN = CellChoices()  # an ordinary decoder layer
+
+
+def choices_of(config: DEQTransformerConfig) -> list[CellChoices]:
+    """Those of the equilibrium's cells, in their order: the state enters the first and leaves the last."""
+    n = config.cell_layers
+    further = None if config.inject == "residual" else "attention"
+    return [
+        CellChoices(
+            inject=config.inject if i == 0 else further,
+            outer_norm=config.outer_norm and i == n - 1,
+            feedback=config.feedback if i == 0 else None,
+        )
+        for i in range(n)
+    ]
+
+
 def decoder_layer(config: DEQTransformerConfig) -> TransformerCell:
     """A layer without injection, to be applied once."""
-    return _cell(config, inject=None)
+    return _cell(config, PLAIN)
 
 
 def equilibrium_cell(config: DEQTransformerConfig) -> nn.Module:
     """f: a cell, or several in a row."""
-    n = config.cell_layers
-    further = None if config.inject == "residual" else "attention"
-    injections = [config.inject, *[further] * (n - 1)]
-    norms = [*[False] * (n - 1), config.outer_norm]
-    feedback = [config.feedback, *[None] * (n - 1)]
-    cells = [
-        _cell(config, inject=inject, outer_norm=norm, feedback=gain)
-        for inject, norm, gain in zip(injections, norms, feedback, strict=True)
-    ]
-    return CellStack(cells) if n > 1 else cells[0]
+    cells = [_cell(config, choices) for choices in choices_of(config)]
+    return CellStack(cells) if len(cells) > 1 else cells[0]
 
 
-def _cell(
-    config: DEQTransformerConfig, *, inject: str | None, outer_norm: bool = False, feedback: float | None = None
-) -> TransformerCell:
+def _cell(config: DEQTransformerConfig, choices: CellChoices) -> TransformerCell:
     attention = RelativeAttention(
         config.d_model,
         config.n_head,
@@ -46,9 +63,7 @@ def _cell(
     return TransformerCell(
         attention,
         PositionwiseFeedForward(config.d_model, config.d_inner, dropout=config.dropout, wnorm=config.wnorm),
-        inject=inject,
         norm="pre" if config.pre_lnorm else "post",
         norm_affine=config.norm_affine,
-        outer_norm=outer_norm,
-        feedback=feedback,
+        **choices._asdict(),
     )

@@ -9,12 +9,13 @@ from models.cost import ModelCost, Segment
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.model import INJECTION_KERNEL
 from modules.cost import Application, Piece, passes, product
-from utils.cost import adaptive_embedding, adaptive_softmax, lookup, mixture_of_softmaxes, softmax
+from utils.cost import adaptive_embedding, adaptive_softmax, lookup, masked, mixture_of_softmaxes, softmax, tied_tables
 
 
 def trellisnet_cost(config: DEQTrellisNetConfig, segment: Segment) -> ModelCost:
     """Of any segment but the first: the memory is one state."""
     return ModelCost(
+        segment=segment,
         embedding=_embedding(config, segment),
         context=_context(config, segment),
         f=_cell(config, segment),
@@ -24,9 +25,8 @@ def trellisnet_cost(config: DEQTrellisNetConfig, segment: Segment) -> ModelCost:
 
 
 def _dropped(entries: float, *rates: float) -> Piece:
-    """x · mask for each rate that is not 0, with a mask that many entries share."""
-    n_masks = sum(rate > 0 for rate in rates)
-    return Piece(passes(entries, 2 * n_masks, n_masks), passes(entries, 2 * n_masks, n_masks))
+    """x · mask for each rate that is not 0."""
+    return sum(rate > 0 for rate in rates) * masked(entries)
 
 
 def _embedding(config: DEQTrellisNetConfig, segment: Segment) -> Piece:
@@ -50,6 +50,9 @@ def _head(config: DEQTrellisNetConfig, segment: Segment) -> Piece:
         whole = mixture_of_softmaxes(n_tokens, *sizes, dropout=training and config.dropoutl > 0)
     else:
         whole = softmax(n_tokens, config.n_token, config.nout)
+    if config.tied:
+        bins = (config.cutoffs, config.div_val) if config.adaptive else ()
+        whole += tied_tables(config.n_token, config.d_embed, *bins)
     return whole + _dropped(n_tokens * config.nout, *([config.dropout] if training else []))
 
 
