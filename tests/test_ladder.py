@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import PROBLEMS, conditioning
 from solved_model import SolvedLM
-from test_deq_transformer import TINY, batch
+from tiny_transformer import TINY, batch
 from torch import nn
 from torch.nn.utils import parametrizations
 

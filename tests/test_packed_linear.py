@@ -3,7 +3,7 @@
 import pytest
 import torch
 from solved_model import SolvedLM
-from test_deq_transformer import TINY, batch
+from tiny_transformer import TINY, batch
 
 from models.transformers.attention import Positions, visibility
 from models.transformers.feed_forward import PositionwiseFeedForward

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
+from known_gradients import TIGHT, tensor
 from problems import PROBLEMS
-from test_gradients import TIGHT, tensor
 
 from modules.broyden import InverseJacobian
 from modules.deq import DEQModule

@@ -13,7 +13,6 @@ from models.transformers.cell import INJECTIONS
 from modules.solvers import SOLVERS
 from synthetic.curriculum import EXAMPLE, stages
 from synthetic.models import MODELS
-from synthetic.optimizers import OPTIMIZERS
 from synthetic.recipes import OF_DEQS, RECIPES
 from synthetic.tasks import TASKS
 from system.flag import Need, flag, flags_of
@@ -109,7 +108,7 @@ class ModelSettings:
 class CourseSettings:
     """The updates."""
 
-    optim: str = flag("Adam", "optimizer", choices=tuple(OPTIMIZERS))
+    optim: str = flag("Adam", "optimizer", choices=("Adam", "Muon"))
     scheduler: str = flag("cosine", "course of the learning rate", choices=("cosine", "trapezoid", "constant"))
     lr: float = flag(0.003, "highest learning rate", above=0, below=1e38)
     beta2: float = flag(

@@ -15,7 +15,6 @@ from modules.depth import AsBuilt, DepthSchedule
 from modules.deq import DEQModule
 from modules.report import SolveInfo
 from synthetic.examples import FOR_TRAINING, batches, generator_of, to
-from synthetic.optimizers import OPTIMIZERS
 from synthetic.scoring import Score, mean, score
 from synthetic.settings import DEQ_MODELS, Settings
 from synthetic.task import Examples
@@ -24,6 +23,7 @@ from system.errors import UserError
 from system.figures import power
 from system.progress import progress_bar
 from training.jacobian_penalty import JacobianPenalty
+from training.optimizer import named_optimizer
 from utils.optimizers import Clipping, set_rate
 from utils.schedules import Schedule
 
@@ -71,7 +71,8 @@ class Training:
     def __init__(self, model: LanguageModel, settings: Settings):
         self.model = model
         self.device = next(model.parameters()).device
-        self.optimizer = OPTIMIZERS[settings.optim](model, settings)
+        options = {"betas": (0.9, settings.beta2)} if settings.optim == "Adam" else {}
+        self.optimizer = named_optimizer(settings.optim, model, settings.lr, settings.adam_ratio, **options)
         self.clip = Clipping(model.parameters(), (), settings.clip)
         self.depths, self.penalty = training_depth(settings), JacobianPenalty.of(settings)
         self.n_updates, self.step, self.seconds = settings.n_updates, 0, 0.0
