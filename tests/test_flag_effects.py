@@ -1,88 +1,30 @@
 """Every flag changes what it should: a run without and with it are compared."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, Outcome, call, perplexities, write_corpus
+from effects import (
+    EMBEDDING,
+    INJECTION,
+    Effect,
+    fewer_steps,
+    learned_otherwise,
+    logged_steps,
+    loss,
+    more_weights,
+    moved,
+    penalised,
+    rates,
+    shape,
+    steps,
+    validations,
+)
+from tiny_run import COMMAND, MODEL
 
 from evaluation.trained_model import make_model
 
-
-@dataclass(frozen=True)
-class Effect:
-    """A flag's effect: `check(before, after)` of the runs with `base` and with `base + change`."""
-
-    change: str
-    check: Callable[[Outcome, Outcome], bool]
-    base: str = ""
-
-
-def learned_otherwise(one: Outcome, other: Outcome) -> bool:
-    """The same parameters with other values, and a different result."""
-    a, b = one.weights, other.weights
-    same_shapes = {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
-    return same_shapes and not one.same_weights(other) and loss(one) != loss(other)
-
-
-def loss(outcome: Outcome) -> float:
-    return outcome.results["test"]["loss"]
-
-
-def rates(outcome: Outcome) -> list[float]:
-    """Learning rates of the log lines."""
-    return [float(rate) for rate in re.findall(r" step .* lr (\S+) ", outcome.log)]
-
-
-def validations(outcome: Outcome) -> list[str]:
-    """Losses of the validations."""
-    return re.findall(r" valid loss (\S+)", outcome.log)
-
-
-def logged_steps(outcome: Outcome, what: str) -> list[float]:
-    """Mean steps of the forward or backward solves, one number a log line."""
-    return [float(steps) for steps in re.findall(rf" left .*\b{what[0]} ([\d.]+) ", outcome.log)]
-
-
-def steps(outcome: Outcome, what: str) -> float:
-    return logged_steps(outcome, what)[-1]
-
-
-def fewer_steps(what: str, limit: int) -> Callable[[Outcome, Outcome], bool]:
-    """Whether mean steps of the forward or backward solves fall below a limit on every log line."""
-    return lambda before, after: max(logged_steps(after, what)) < limit < min(logged_steps(before, what))
-
-
-def penalised(outcome: Outcome) -> int:
-    """Updates that had the Jacobian penalty."""
-    return sum(map(int, re.findall(r"jacobian \S+ in (\d+) updates", outcome.log)))
-
-
-def shape(key: str, *sizes: int) -> Callable[[Outcome, Outcome], bool]:
-    return lambda before, after: tuple(after.weights[key].shape) == sizes != tuple(before.weights[key].shape)
-
-
-def more_weights(prefix: str) -> Callable[[Outcome, Outcome], bool]:
-    """Whether the weights that there are more are those of one layer, and the result is another."""
-    return lambda before, after: (
-        {name.startswith(prefix) for name in after.weights.keys() - before.weights.keys()} == {True}
-        and loss(before) != loss(after)
-    )
-
-
-def moved(outcome: Outcome, key: str) -> float:
-    """Largest change of a parameter over a run that starts from the default seed's model."""
-    torch.manual_seed(1111)
-    settings = COMMAND.settings(**{**outcome.settings, "cutoffs": tuple(outcome.settings["cutoffs"])})
-    start = make_model(COMMAND, settings, 25, torch.device("cpu")).state_dict()
-    return float((outcome.weights[key] - start[key]).abs().max())
-
-
-EMBEDDING, INJECTION = "word_emb.emb_layers.0.weight", "inject_conv.weight"
 BACKWARD = "         backward "  # the row of the backward solves, under a validation
 BINS = "--adaptive --cutoffs 8 16"
 PLATEAU = "--scheduler dev_perf --eval-interval 1 --log-interval 1 --lr 1e-9 --max_step 5"
@@ -324,41 +266,3 @@ def test_initialisation_flag(flags, key, low, high):
     settings = COMMAND.parse(f"{MODEL} {flags}".split())
     state = make_model(COMMAND, settings, 25, torch.device("cpu")).state_dict()
     assert low < float(state[key].abs().max()) < high
-
-
-def test_eval_n_layer_serves_a_shallow_model(run, weights_file):
-    shallow = run(f"--eval --load {weights_file} --pretrain_steps 5 --eval_n_layer 3")
-    assert shallow.out.count("shallow: 3 applications of the cell") == 2
-    other = run(f"--eval --load {weights_file} --pretrain_steps 5 --eval_n_layer 1")
-    assert perplexities(other.out) != perplexities(shallow.out)
-    solved = run(f"--eval --load {weights_file} --pretrain_steps 5 --start_train_steps 5")
-    assert "anderson, threshold" in solved.out
-
-
-def test_load_starts_from_the_weights(run, weights_file):
-    still = run(f"--load {weights_file} --lr 1e-12")
-    wanted = torch.load(weights_file, weights_only=True)
-    assert all(torch.allclose(value, wanted[key], atol=1e-9) for key, value in still.weights.items())
-
-
-def test_eval_of_a_run_folder_is_that_of_its_file(run, weights_file):
-    of_folder = run(f"--eval --restart_dir {Path(weights_file).parent}")
-    assert perplexities(of_folder.out) == perplexities(run(f"--eval --load {weights_file}").out)
-
-
-def test_debug_with_a_new_corpus_writes_its_cache_alone(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus")
-    texts = set(corpus.iterdir())
-    assert call(f"--data {corpus} --dataset text --work_dir {tmp_path}/ {MODEL} {LENGTHS} {COURSE} --debug").status == 0
-    assert set(tmp_path.iterdir()) == {corpus}
-    assert set(corpus.iterdir()) - texts == {corpus / ".cache-deq"}
-
-
-def test_debug_writes_nothing_and_reports_the_same(run, place, tmp_path):
-    run("")
-    before = sorted(place.rglob("*"))
-    outcome = run(f"--debug --work_dir {tmp_path}/")
-    assert outcome.status == 0
-    assert (sorted(place.rglob("*")), list(tmp_path.iterdir())) == (before, [])
-    assert perplexities(outcome.out) == perplexities(run("").out)
-    assert "nothing but the cache" in outcome.out
