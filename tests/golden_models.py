@@ -1,10 +1,14 @@
-"""The language models whose arrays the original computed: every `golden/model_*.npz` with its settings and weights."""
+"""The language models whose arrays others' code computed, with their settings and weights: the files in `golden`."""
 
 import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.model import DEQTransformerLM
@@ -21,8 +25,74 @@ ARCHITECTURE = (  # settings of the original that are the configuration's under 
 )
 
 
+class GoldenFiles:
+    """Settings, arrays and weights of a model: `golden/<name>.json`, `.npz` and `.pkl`."""
+
+    def __init__(self, name: str):
+        self.path = FOLDER / name
+
+    @cached_property
+    def settings(self):
+        """By the names that they have there."""
+        return json.loads(self.path.with_suffix(".json").read_text())
+
+    @cached_property
+    def arrays(self):
+        """By name."""
+        return np.load(self.path.with_suffix(".npz"))
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The weights under the names that they have there."""
+        return load_state_dict(self.path.with_suffix(".pkl"))
+
+    def segments_of(self, length: int) -> list[tuple[Tensor, Tensor]]:
+        """(tokens, targets), (L, B) each, of the consecutive segments of this length."""
+        return cut(torch.from_numpy(self.arrays["tokens"]), length)
+
+    def gradients(self, before: str = "") -> tuple[int, dict[str, Tensor]]:
+        """The segment whose loss has gradients, and these by the names that they have there.
+
+        Args:
+            before: what their arrays' names begin with, before that of the segment.
+        """
+        pattern = re.compile(rf"{before}seg(\d+)_grad_(.*)")
+        matches = [match for name in self.arrays.files if (match := pattern.fullmatch(name))]
+        (segment,) = {int(match[1]) for match in matches}
+        return segment, {match[2]: torch.from_numpy(self.arrays[match[0]]) for match in matches}
+
+
+def cut(tokens: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """(tokens, targets), (L, B) each, of the consecutive segments of a text (N, B)."""
+    starts = range(0, len(tokens) - 1, length)
+    return [(tokens[start : start + length], tokens[start + 1 : start + 1 + length]) for start in starts]
+
+
+def of_parameters(model: nn.Module, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient that each of a model's parameters should have; 0 where nothing there depended on it.
+
+    What is one parameter here under several names may be several parameters there, over one storage: the gradient is
+    then the sum of theirs.
+    """
+    left = dict(gradients)
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    expected = {}
+    for name, parameter in model.named_parameters():
+        present = [left.pop(alias) for alias in names[id(parameter)] if alias in left]
+        expected[name] = sum(present, start=torch.zeros_like(parameter))
+    assert not left, f"gradients of parameters that the model does not have: {left.keys()}"
+    return expected
+
+
+def in_a_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as that of a model within `DataParallel`."""
+    return {f"module.{name}": value for name, value in state.items()}
+
+
 class GoldenModel:
-    """Settings, arrays and weights of one model; `build` makes it in float64."""
+    """Settings, arrays and weights of one of the original's `golden/model_*`; `build` makes it in float64."""
 
     def __init__(self, name: str, *, older_layout: bool = False):
         self.settings = json.loads((FOLDER / f"model_{name}.json").read_text())
@@ -54,27 +124,9 @@ class GoldenModel:
 
     def segments(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(tokens, targets), (L, B) each, of the consecutive segments."""
-        tokens = self.tensor("tokens")
-        starts = range(0, len(tokens) - 1, self.tgt_len)
-        return [
-            (tokens[start : start + self.tgt_len], tokens[start + 1 : start + 1 + self.tgt_len]) for start in starts
-        ]
+        return cut(self.tensor("tokens"), self.tgt_len)
 
     def gradients(self, prefix: str, model: DEQTransformerLM) -> dict[str, np.ndarray]:
-        """The gradient that each of the model's parameters should have; 0 where nothing there depended on it.
-
-        What is one parameter here under several names may be several parameters there, over one storage: the gradient
-        is then the sum of theirs.
-        """
-        left = {name.removeprefix(prefix) for name in self.arrays.files if name.startswith(prefix)}
-        names: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), []).append(name)
-        expected = {}
-        for name, parameter in model.named_parameters():
-            present = left.intersection(names[id(parameter)])
-            left -= present
-            zero = np.zeros(parameter.shape)
-            expected[name] = sum((self.arrays[prefix + alias] for alias in present), start=zero)
-        assert not left, f"gradients of parameters that the model does not have: {left}"
-        return expected
+        """The gradient that each of the model's parameters should have, of the arrays whose names begin so."""
+        found = {name.removeprefix(prefix): self.tensor(name) for name in self.arrays.files if name.startswith(prefix)}
+        return {name: value.detach().numpy() for name, value in of_parameters(model, found).items()}

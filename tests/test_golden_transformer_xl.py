@@ -1,40 +1,21 @@
 """The Transformer-XL gives the published code's losses, memories and gradients: `golden/transformer_xl.*`."""
 
-import json
 import re
-from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from golden_models import GoldenFiles, in_a_wrapper, of_parameters
 
 from models.transformer_xl.config import TransformerXLConfig
 from models.transformer_xl.model import TransformerXLLM
 from models.transformer_xl.weights import TransformerXLWeights
 from modules.depth import AsBuilt
-from system.state_dicts import load_state_dict
 
-FILES = Path(__file__).parent / "golden" / "transformer_xl"
 SHAPES = ("n_token", "n_layer", "n_head", "d_head", "d_model", "d_inner", "d_embed", "div_val", "mem_len", "pre_lnorm")
 FURTHER = ("clamp_len", "same_length")  # settings that another set of files may have
 
 
-class Golden:
-    """Settings, arrays and weights of the files."""
-
-    @cached_property
-    def settings(self):
-        return json.loads(FILES.with_suffix(".json").read_text())
-
-    @cached_property
-    def arrays(self):
-        return np.load(FILES.with_suffix(".npz"))
-
-    @cached_property
-    def state(self):
-        return load_state_dict(FILES.with_suffix(".pkl"))
-
+class Golden(GoldenFiles):
     def config(self):
         settings = self.settings
         named = {name: settings[name] for name in (*SHAPES, *FURTHER) if name in settings}
@@ -51,26 +32,7 @@ class Golden:
         return model
 
     def segments(self):
-        """(tokens, targets), (L, B) each, of the consecutive segments."""
-        tokens, length = torch.from_numpy(self.arrays["tokens"]), self.settings["tgt_len"]
-        starts = range(0, len(tokens) - 1, length)
-        return [(tokens[start : start + length], tokens[start + 1 : start + 1 + length]) for start in starts]
-
-    def gradients(self, model):
-        """(segment, gradient that each parameter should have), summed over the names of one that has several."""
-        pattern = re.compile(r"seg(\d+)_grad_(.*)")
-        matches = [match for name in self.arrays.files if (match := pattern.fullmatch(name))]
-        (segment,) = {int(match[1]) for match in matches}
-        left = {_named(match[2]): torch.from_numpy(self.arrays[match[0]]) for match in matches}
-        names = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            names.setdefault(id(parameter), []).append(name)
-        wanted = {}
-        for name, parameter in model.named_parameters():
-            present = [left.pop(alias) for alias in names[id(parameter)] if alias in left]
-            wanted[name] = sum(present, start=torch.zeros_like(parameter))
-        assert not left, f"gradients of parameters that the model does not have: {left.keys()}"
-        return segment, wanted
+        return self.segments_of(self.settings["tgt_len"])
 
 
 def _named(name):
@@ -78,15 +40,11 @@ def _named(name):
     return re.sub(r"(_projs\.\d+)$", r"\1.weight", name)
 
 
-GOLDEN = Golden()
+GOLDEN = Golden("transformer_xl")
 
 
 def under_current_names(state):
     return {_named(name): value for name, value in state.items()}
-
-
-def in_a_wrapper(state):
-    return {f"module.{name}": value for name, value in state.items()}
 
 
 LAYOUTS = {"published": dict, "current": under_current_names, "data-parallel": in_a_wrapper}
@@ -113,7 +71,8 @@ def test_losses_and_memories_are_the_published_codes(training, layout):
 
 def test_gradients_are_the_published_codes():
     model, memory = GOLDEN.build(GOLDEN.state), None
-    segment, wanted = GOLDEN.gradients(model)
+    segment, gradients = GOLDEN.gradients()
+    wanted = of_parameters(model, under_current_names(gradients))
     for i, (tokens, targets) in enumerate(GOLDEN.segments()[: segment + 1]):
         output = model(tokens, targets, memory, AsBuilt())
         memory = output.memory

@@ -1,40 +1,21 @@
 """The DEQ-TrellisNet gives the original's losses, outputs, memories and gradients: `golden/trellisnet.*`."""
 
-import json
 import re
-from functools import cached_property
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from golden_models import GoldenFiles, in_a_wrapper
 
 from models.trellisnets.config import DEQTrellisNetConfig
 from models.trellisnets.model import DEQTrellisNetLM
 from models.trellisnets.weights import DEQTrellisNetWeights
 from modules.depth import Applications
 from modules.deq import DEQModule
-from system.state_dicts import load_state_dict
 
-FILES = Path(__file__).parent / "golden" / "trellisnet"
 TIGHT = DEQModule(solver="broyden", f_thres=300, b_thres=300, f_eps=1e-12, b_eps=1e-12)
 
 
-class Golden:
-    """Settings, arrays and weights of the files."""
-
-    @cached_property
-    def settings(self):
-        return json.loads(FILES.with_suffix(".json").read_text())
-
-    @cached_property
-    def arrays(self):
-        return np.load(FILES.with_suffix(".npz"))
-
-    @cached_property
-    def state(self):
-        return load_state_dict(FILES.with_suffix(".pkl"))
-
+class Golden(GoldenFiles):
     def build(self, state):
         """The model in float64 with the weights of a state dict of either layout."""
         settings = self.settings
@@ -55,25 +36,17 @@ class Golden:
         return model
 
     def segments(self):
-        """(tokens, targets), (L, B) each, of the consecutive segments; L is that of the outputs."""
-        tokens = torch.from_numpy(self.arrays["tokens"])
-        length = len(self.arrays["eval_seg0_hidden"])
-        starts = range(0, len(tokens) - 1, length)
-        return [(tokens[start : start + length], tokens[start + 1 : start + 1 + length]) for start in starts]
+        return self.segments_of(len(self.arrays["eval_seg0_hidden"]))
 
     def modes(self):
         return sorted({match[1] for name in self.arrays.files if (match := re.match(r"(\w+)_seg0_loss$", name))})
 
 
-GOLDEN = Golden()
+GOLDEN = Golden("trellisnet")
 
 
 def without_copies(state):
     return {name: value for name, value in state.items() if "func_copy" not in name and ".deq." not in name}
-
-
-def in_a_wrapper(state):
-    return {f"module.{name}": value for name, value in state.items()}
 
 
 LAYOUTS = {"2020": dict, "current": without_copies, "2020, data-parallel": in_a_wrapper}
@@ -117,9 +90,7 @@ def test_losses_outputs_and_memories_are_the_originals(mode, layout):
 @pytest.mark.parametrize(("mode", "tolerance"), [("train", 1e-5), ("shallow", 1e-10)])
 def test_gradients_are_the_originals(mode, tolerance):
     model = GOLDEN.build(GOLDEN.state)
-    pattern = re.compile(rf"{mode}_seg(\d+)_grad_(.*)")
-    matches = [match for name in GOLDEN.arrays.files if (match := pattern.fullmatch(name))]
-    (segment,) = {int(match[1]) for match in matches}
+    segment, wanted = GOLDEN.gradients(f"{mode}_")
     memory = None
     for i, (tokens, targets) in enumerate(GOLDEN.segments()[: segment + 1]):
         output = model(tokens, targets, memory, depth_of(mode))
@@ -127,8 +98,7 @@ def test_gradients_are_the_originals(mode, tolerance):
         if i == segment:
             output.nll.mean().backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert found.keys() == {match[2] for match in matches}
-    for match in matches:
-        wanted = torch.from_numpy(GOLDEN.arrays[match[0]])
-        error = (found[match[2]] - wanted).norm() / wanted.norm()
-        assert error < tolerance, match[2]
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        error = (found[name] - value).norm() / value.norm()
+        assert error < tolerance, name
