@@ -111,7 +111,6 @@ def test_shapes_show_the_settings(options):
     unseen = () if config.norm_affine else ("heads_norm", "outer_norm")
     for name in unseen:
         assert shown.pop(name) is None
-    assert shown.pop("has_feedback") == (config.feedback is not None)
     assert shown == {name: getattr(config, name) for name in shown}
 
 

@@ -180,6 +180,11 @@ class DEQTransformerConfig:
         check_bins(self.n_token, self.cutoffs, self.d_embed, self.div_val)
 
     @property
+    def has_feedback(self) -> bool:
+        """Whether the cell has feedback gains."""
+        return self.feedback is not None
+
+    @property
     def horizon(self) -> int:
         """Keys that a query may attend over, itself included; 0 for all.
 

@@ -136,7 +136,7 @@ class DEQTransformerWeights:
                 *vocabulary_faults(found.n_token, config),
                 *number_faults(found, config, VALUES),
                 *switch_faults(found, config, ("norm_affine", "heads_norm", "outer_norm", "inject_norm")),
-                *_feedback_faults(found.has_feedback, config.feedback is not None),
+                *_feedback_faults(found.has_feedback, config.has_feedback),
                 *wnorm_faults(found.wnorm, config.wnorm),
                 *found.bin_faults(config),
             ]
