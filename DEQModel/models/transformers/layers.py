@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -18,7 +19,7 @@ class CellChoices(NamedTuple):
 
     inject: str | None = None
     outer_norm: bool = False
-    feedback: float | None = None
+    feedback: Sequence[float] = ()
 
 
 PLAIN = CellChoices()  # an ordinary decoder layer
@@ -32,7 +33,7 @@ def choices_of(config: DEQTransformerConfig) -> list[CellChoices]:
         CellChoices(
             inject=config.inject if i == 0 else further,
             outer_norm=config.outer_norm and i == n - 1,
-            feedback=config.feedback if i == 0 else None,
+            feedback=config.feedback if i == 0 else (),
         )
         for i in range(n)
     ]
