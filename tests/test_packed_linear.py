@@ -1,5 +1,7 @@
 """Packed products: the same numbers as plain ones, and used only where no gradient is asked for."""
 
+from collections import Counter
+
 import pytest
 import torch
 from solved_model import SolvedLM
@@ -7,7 +9,8 @@ from tiny_transformer import TINY, batch
 
 from models.transformers.attention import Positions, visibility
 from models.transformers.feed_forward import PositionwiseFeedForward
-from modules.packed_linear import MOST_ROWS, PackedLinear, can_pack, pays_to_pack
+from modules.packed_linear import MOST_ROWS, PackedBothWays, PackedLinear, can_pack, pays_to_pack
+from modules.prepare import FEWEST_PRODUCTS, PREPARATIONS, prepare_adjoint
 
 needs_packing = pytest.mark.skipif(not can_pack(torch.zeros(1, 1)), reason="PyTorch without oneDNN")
 
@@ -34,10 +37,38 @@ def test_only_single_precision_outside_autocast_is_packed():
 
 
 @needs_packing
-def test_many_rows_are_not_packed():
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_added_to_and_multiplied(bias):
+    generator = torch.Generator().manual_seed(0)
+    weight, x, other = (torch.randn(shape, generator=generator) for shape in ((11, 5), (7, 5), (7, 11)))
+    b = torch.randn(11, generator=generator) if bias else None
+    expected = torch.nn.functional.linear(x, weight, b)
+    packed = PackedLinear(weight, b, n_rows=7)
+    torch.testing.assert_close(packed.plus(x, other), expected + other, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed.times(x, other), expected * other, rtol=1e-5, atol=1e-5)
+
+
+@needs_packing
+def test_a_gradient_flows_to_x_alone():
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x, other, y = (
+        torch.randn(shape, generator=generator).requires_grad_() for shape in ((11, 5), (11,), (7, 5), (7, 11), (7, 11))
+    )
+    packed = PackedBothWays(weight, bias, n_rows=7)
+    for value, expected in ((packed(x), x @ weight.T + bias), (packed.plus(x, other), x @ weight.T + bias + other)):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+        found = torch.autograd.grad(value, (x, weight, bias, other), y, allow_unused=True, retain_graph=True)
+        torch.testing.assert_close(found[0], y @ weight, rtol=1e-5, atol=1e-5)
+        assert found[1:] == (None, None, None)
+
+
+@needs_packing
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_many_rows_are_packed_where_the_processor_is_fast_at_it(has_bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
     weight = torch.zeros(1, 1)
     assert pays_to_pack(weight, MOST_ROWS)
-    assert not pays_to_pack(weight, MOST_ROWS + 1)
+    assert pays_to_pack(weight, MOST_ROWS + 1) == has_bf16
     assert not pays_to_pack(weight.double(), 1)
 
 
@@ -77,13 +108,71 @@ def test_cell_gives_the_same_with_and_without_packing(dropout):
 
 
 @needs_packing
-def test_every_evaluation_of_a_solve_but_the_last_is_packed(monkeypatch):
+def test_every_evaluation_of_a_solve_but_the_last_is_packed(calls):
     model = SolvedLM(**(TINY | {"f_thres": 6, "f_eps": 0.0, "solver": "broyden"}))
-    calls = []
-    original = PackedLinear.__call__
-    monkeypatch.setattr(PackedLinear, "__call__", lambda self, x, **kw: calls.append(1) or original(self, x, **kw))
-    model(*batch()).nll.mean().backward()
-    assert len(calls) == 2 * 7
+    loss = model(*batch()).nll.mean()
+    assert calls == {"plus": 7, "__call__": 3 * 7}, "queries, keys and values; then three further maps"
+    loss.backward()
     calls.clear()
     model(*batch(), n_layer=3)
     assert not calls
+
+
+@needs_packing
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("cell", [{}, {"cell_layers": 2, "inject": "both", "feedback": (0.3,), "norm_affine": True}])
+def test_a_long_backward_solve_is_of_packed_products(dropout, cell, calls):
+    steps = FEWEST_PRODUCTS + 4
+    solves = {"f_thres": 20, "f_eps": 1e-6, "b_thres": steps, "b_eps": 0.0, "dropout": dropout, "solver": "broyden"}
+    gradients = {}
+    for how in PREPARATIONS:
+        torch.manual_seed(0)
+        model = SolvedLM(**(TINY | solves | cell)).train()
+        model.deq.prepare = how
+        model(*batch()).nll.mean().backward()
+        gradients[how] = {name: p.grad for name, p in model.named_parameters()}
+    n_cells = cell.get("cell_layers", 1)
+    assert calls["times"] == n_cells * (steps + 1), "one a product, and none without packing"
+    for name, gradient in gradients["packed"].items():
+        torch.testing.assert_close(gradient, gradients["eager"][name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@needs_packing
+def test_a_short_backward_solve_uses_the_graph_that_is_there(calls):
+    model = SolvedLM(**(TINY | {"b_thres": FEWEST_PRODUCTS - 1, "b_eps": 0.0, "solver": "broyden"}))
+    model(*batch()).nll.mean().backward()
+    assert calls["times"] == 0
+    assert prepare_adjoint(torch.cos, torch.zeros(2, 3), "packed", FEWEST_PRODUCTS) is None, "it has no such method"
+    f, z = model.problem(*batch()[:1], None)
+    assert prepare_adjoint(f, z, "packed", FEWEST_PRODUCTS) is not None
+    assert prepare_adjoint(f, z.double(), "eager", FEWEST_PRODUCTS) is None
+    assert f.adjoint(z).context.attention.packed_adjoint is not None
+
+
+@needs_packing
+def test_no_gradient_leaves_the_map_that_is_made_for_the_products():
+    model = SolvedLM(**TINY)
+    f, z = model.problem(*batch()[:1], None)
+    z = z.requires_grad_()
+    value, plain = f.adjoint(z)(z), f(z)
+    torch.testing.assert_close(value, plain, rtol=1e-4, atol=1e-5)
+    y = torch.randn_like(z)
+    found = torch.autograd.grad(value, (z, *model.parameters()), y, allow_unused=True)
+    torch.testing.assert_close(found[0], *torch.autograd.grad(plain, z, y), rtol=1e-4, atol=1e-5)
+    assert all(gradient is None for gradient in found[1:])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often which method of a packed product is called."""
+    counts = Counter()
+
+    def counted(name):
+        original = getattr(PackedLinear, name)
+        monkeypatch.setattr(
+            PackedLinear, name, lambda self, *args, **kw: counts.update([name]) or original(self, *args, **kw)
+        )
+
+    for name in ("__call__", "plus", "times"):
+        counted(name)
+    return counts

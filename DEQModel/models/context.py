@@ -83,6 +83,26 @@ class Context:
         """The same, its weights prepared for many evaluations without gradients on n_rows = B·L rows."""
         return self._with(lambda name, value: value.pack(n_rows) if isinstance(value, Context) else value)
 
+    def adjoint(self, n_rows: int) -> Context | None:
+        """The same, prepared for many products with the transposed Jacobian of the cell by z; None where none of it is.
+
+        No gradient is to go to any of its tensors.
+        """
+        prepared = False
+
+        def changed(name: str, value: Any) -> Any:
+            nonlocal prepared
+            own = value.adjoint(n_rows) if isinstance(value, Context) else None
+            prepared = prepared or own is not None
+            return value if own is None else own
+
+        context = self._with(changed)
+        return context if prepared else None
+
+    def detach(self) -> Context:
+        """The same without a graph."""
+        return self._with(lambda name, value: value.detach() if isinstance(value, Context | Tensor) else value)
+
     def _items(self) -> list[tuple[str, Any]]:
         return [(entry.name, getattr(self, entry.name)) for entry in dataclasses.fields(self)]
 

@@ -68,6 +68,14 @@ class CellMap(Generic[C]):
         """The same map with prepared weights, for states like z."""
         return CellMap(self.cell, self.context.pack(z.shape[:-1].numel()))
 
+    def adjoint(self, z: Tensor) -> CellMap[C] | None:
+        """The same map for many products with its transposed Jacobian by states like z; None where nothing is gained.
+
+        No gradient goes to anything but its argument.
+        """
+        context = self.context.detach().adjoint(z.shape[:-1].numel())
+        return None if context is None else CellMap(self.cell, context)
+
 
 class Head(Protocol):
     """Scores of words from hidden states."""

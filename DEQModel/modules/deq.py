@@ -69,7 +69,7 @@ class DEQModule(nn.Module):
             differ from part to part, and every part stops on its own, in both solves.
         f_options, b_options: further options of the solvers, such as {"history": 10} or {"m": 3}. With b_solver None,
             or the name of the forward solver, b_options None means f_options.
-        prepare: one of PREPARATIONS, the form of f in the forward solve.
+        prepare: one of PREPARATIONS, the form of f in the solves.
         amp: one of PRECISIONS. With "bf16" both solves begin with f in bfloat16 and go on in single precision from
             where bfloat16 cannot tell residuals from its own rounding: what they return is as exact as without. A
             method `f.cast(dtype)`, the same map in another dtype, is used where f has it, and else autocast.
@@ -139,7 +139,7 @@ class DEQModule(nn.Module):
                 many times, and with gradients enabled PyTorch lets it not write into its argument. Everything it
                 closes over may require gradients. Under autocast its values are cast to the state's dtype. With the
                 scope "sequence", a method `select(rows)` that gives the same map for some sequences saves work. A
-                method `pack(z)`, see `prepare`, is used in the forward solve.
+                method `pack(z)` is used in the forward solve, `adjoint(z)` in a long backward one, see `prepare`.
             z0: the start, a tensor, or a tuple or list of them; no gradient flows into it. Under autocast the state has
                 at least single precision, whatever the start has. A start whose channels come last in memory
                 (`torch.channels_last`) is seen by f, and comes back, in that form.

@@ -24,6 +24,7 @@ def attach_implicit(
     solve: AdjointSolver | None,
     guess: Callable[[Tensor], Tensor],
     finished: Callable[[SolveReport], None],
+    fast_graph: Callable[[], Graph | None] = lambda: None,
     low_graph: Callable[[], Graph | None] = lambda: None,
 ) -> Tensor:
     """A copy of f_star = f(z_star) whose incoming gradient ȳ becomes the solution y of y = (∂f/∂z)ᵀ y + ȳ.
@@ -39,6 +40,8 @@ def attach_implicit(
         solve: the backward solver; None takes the guess as it is.
         guess: start of the solve from ȳ.
         finished: is told how the solve went.
+        fast_graph: gives f at z_star as another graph, with the same values but for rounding, when a solve begins: one
+            that is made for its products. None for that of f_star.
         low_graph: gives f at z_star in low precision, as a graph, when a solve begins; None for full precision alone.
 
     Where nothing finite was found at all, y is ȳ itself: a NaN that arrives goes on to the parameters, where it can be
@@ -59,9 +62,10 @@ def attach_implicit(
         if solve is None:
             return guess(grad)
 
+        edge, z = fast_graph() or (f_edge, z_star)
         low = low_graph()
         low_map = None if low is None else _adjoint(*low, grad)
-        result = solve(_adjoint(f_edge, z_star, grad), guess(grad), low=low_map)
+        result = solve(_adjoint(edge, z, grad), guess(grad), low=low_map)
         finished(result.report)
         lost = _nothing_finite(result.report)
         if not any(lost):

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from .checks import check_image, check_no_transform
-from .gradients import attach_implicit
+from .gradients import Graph, attach_implicit
 from .iterate import iterate
 from .jacobian import jacobian_loss
 from .ladder import lowered
 from .leaves import SameValues, Unchanged, mark
 from .loop import Callback
 from .parametrizations import WeightCache
-from .prepare import prepare
+from .prepare import prepare, prepare_adjoint
 from .report import SolveInfo, SolveReport, SolverResult
 from .reversible import ReversibleIteration
 from .settings import Settings
@@ -135,16 +135,24 @@ class Pass:
         def finished(report: SolveReport) -> None:
             info.backward = report
 
-        def low_graph() -> tuple[GradientEdge, Tensor] | None:
+        def graph_of(make: Callable[[Tensor], Map | None]) -> Graph | None:
             z = z_star.detach().requires_grad_()
-            low = lowered(f, z, settings.amp)
-            if low is None:
+            another = make(z)
+            if another is None:
                 return None
             with torch.enable_grad(), self.weights:
-                low_star = low(z)
-            return (get_gradient_edge(low_star), z) if low_star.requires_grad else None
+                value = another(z)
+            return (get_gradient_edge(value), z) if value.requires_grad else None
 
-        return attach_implicit(f_star, z_star, solve=solve, guess=guess, finished=finished, low_graph=low_graph)
+        return attach_implicit(
+            f_star,
+            z_star,
+            solve=solve,
+            guess=guess,
+            finished=finished,
+            fast_graph=lambda: graph_of(lambda z: prepare_adjoint(f, z, settings.prepare, settings.b_thres)),
+            low_graph=lambda: graph_of(lambda z: lowered(f, z, settings.amp)),
+        )
 
     def phantom(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """K damped applications from z*."""

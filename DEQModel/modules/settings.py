@@ -52,7 +52,7 @@ class Settings:
     rev_beta: float = setting(0.8, "damping of the reversible iteration", numbers=OPEN_SHARE)
     b_init: str = setting("zero", "start of the backward solve", choices=BACKWARD_STARTS)
     f_thres_delta: int = setting(0, "in training the forward threshold is drawn up to this around it", numbers=COUNT)
-    prepare: str = setting("packed", "form of the map in the forward solve", choices=PREPARATIONS)
+    prepare: str = setting("packed", "form of the map in the solves", choices=PREPARATIONS)
     amp: str = setting("off", "precision in which solves begin", choices=PRECISIONS)
 
     def __post_init__(self) -> None:

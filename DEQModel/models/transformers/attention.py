@@ -7,9 +7,10 @@ of width E. Channel index = head·E + e.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,14 @@ from torch import Tensor, nn
 from models.context import Context, batched
 from models.transformers.norm import NormContext, layer_norm, normed
 from modules.optimizations import NormalizableLinear, variational_mask
+from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
+
+
+class Projections(NamedTuple, Generic[P]):
+    """Both linear maps, packed."""
+
+    qkv: P
+    out: P
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,37 @@ class AttentionContext(Context):
     attention_mask: Tensor | None = batched(1)  # (H, B, L, K), dropout of attention weights
     output_mask: Tensor | None = batched(0)  # (B, 1, D), dropout of the output
     heads_norm: NormContext | None = None  # None: the heads' outputs are not normed
+    packed: Projections[PackedLinear] | None = None  # for the evaluations without gradients
+    packed_adjoint: Projections[PackedBothWays] | None = None  # for those with a gradient to z alone
+
+    def pack(self, n_rows: int) -> AttentionContext:
+        """The same with the weights packed for n_rows = B·L rows, where that pays."""
+        if not pays_to_pack(self.weight_qkv, n_rows):
+            return self
+        return dataclasses.replace(self, packed=self._projections(PackedLinear, n_rows))
+
+    def adjoint(self, n_rows: int) -> AttentionContext | None:
+        """The same for products with the transposed Jacobian, where packing pays."""
+        if not pays_to_pack(self.weight_qkv, n_rows):
+            return None
+        return dataclasses.replace(self, packed_adjoint=self._projections(PackedBothWays, n_rows))
+
+    def project_in(self, z: Tensor) -> Tensor:
+        """W_qkv z + u: (B·L, D) -> (B·L, 3D)."""
+        injection, packed = self.current_injection.flatten(0, 1), self._packed
+        return torch.addmm(injection, z, self.weight_qkv.t()) if packed is None else packed.qkv.plus(z, injection)
+
+    def project_out(self, heads: Tensor) -> Tensor:
+        """W_o heads + b_o: (B·L, D) -> (B·L, D)."""
+        packed = self._packed
+        return torch.addmm(self.bias_out, heads, self.weight_out.t()) if packed is None else packed.out(heads)
+
+    @property
+    def _packed(self) -> Projections | None:
+        return self.packed_adjoint if torch.is_grad_enabled() else self.packed
+
+    def _projections(self, kind: type[P], n_rows: int) -> Projections[P]:
+        return Projections(kind(self.weight_qkv, None, n_rows), kind(self.weight_out, self.bias_out, n_rows))
 
 
 class Positions(NamedTuple):
@@ -132,7 +172,7 @@ class RelativeAttention(nn.Module):
         """z (B, L, D) -> the heads' outputs after W_o (B, L, D), before dropout and residual."""
         n_batch, n_query, d_model = z.shape
         n_head, d_head = self.n_head, self.d_head
-        qkv = torch.addmm(context.current_injection.flatten(0, 1), z.reshape(-1, d_model), context.weight_qkv.t())
+        qkv = context.project_in(z.reshape(-1, d_model))
         q, k, v = qkv.view(n_batch, n_query, 3, n_head, d_head).permute(2, 3, 0, 1, 4)  # (H, B, L, E) each
         heads = attend(
             q,
@@ -146,8 +186,7 @@ class RelativeAttention(nn.Module):
         heads = heads.reshape(-1, d_model)
         if context.heads_norm is not None:
             heads = normed(heads, context.heads_norm)
-        output = torch.addmm(context.bias_out, heads, context.weight_out.t())
-        return output.view(n_batch, n_query, d_model)
+        return context.project_out(heads).view(n_batch, n_query, d_model)
 
 
 def attend(
@@ -180,10 +219,10 @@ def attend(
     q_position = q.contiguous().view(n_head, n_batch * n_query, d_head)
     q_content = (q_position + bias_difference).view(n_head * n_batch, n_query, d_head)
     by_distance = torch.bmm(q_position, position_keys).view(n_head * n_batch, n_query, n_key + 1)
-    by_key = relative_shift(by_distance) + visibility
+    scores = relative_shift(by_distance) + visibility
     scale = 1 / math.sqrt(d_head)
     k, v = (x.view(n_head * n_batch, n_key, d_head) for x in (k, v))
-    scores = torch.baddbmm(by_key, q_content, k.transpose(1, 2), beta=scale, alpha=scale)
+    scores.baddbmm_(q_content, k.transpose(1, 2), beta=scale, alpha=scale)  # in place: the product needs no copy of it
     if rounded and scores.dtype == torch.float64:
         scores = scores.float().double()
     weights = torch.softmax(scores, dim=2)  # (H·B, L, K)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.context import Context, batched
+from models.transformers.packed_feed_forward import DifferentiableFeedForward, PackedFeedForward
 from modules.optimizations import NormalizableLinear, variational_mask
-from modules.packed_linear import PackedLinear, pays_to_pack
+from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,23 @@ class FeedForwardContext(Context):
     bias_out: Tensor  # (D,)
     inner_mask: Tensor | None = batched(0)  # (B, 1, F)
     output_mask: Tensor | None = batched(0)  # (B, 1, D)
-    packed: tuple[PackedLinear, PackedLinear] | None = None  # both maps, for the evaluations without gradients
+    packed: PackedFeedForward | None = None  # for the evaluations without gradients
+    packed_adjoint: DifferentiableFeedForward | None = None  # for those with a gradient to x alone
 
     def pack(self, n_rows: int) -> FeedForwardContext:
         """The same with the weights packed for n_rows = B·L rows, where that pays."""
         if not pays_to_pack(self.weight_in, n_rows):
             return self
-        maps = ((self.weight_in, self.bias_in), (self.weight_out, self.bias_out))
-        return dataclasses.replace(self, packed=tuple(PackedLinear(*weights, n_rows) for weights in maps))
+        return dataclasses.replace(self, packed=PackedFeedForward(*self._maps(PackedLinear, n_rows)))
+
+    def adjoint(self, n_rows: int) -> FeedForwardContext | None:
+        """The same for products with the transposed Jacobian, where packing pays."""
+        if not pays_to_pack(self.weight_in, n_rows):
+            return None
+        return dataclasses.replace(self, packed_adjoint=DifferentiableFeedForward(*self._maps(PackedBothWays, n_rows)))
+
+    def _maps(self, kind: type[P], n_rows: int) -> tuple[P, P]:
+        return kind(self.weight_in, self.bias_in, n_rows), kind(self.weight_out, self.bias_out, n_rows)
 
 
 class PositionwiseFeedForward(nn.Module):
@@ -64,10 +74,9 @@ class PositionwiseFeedForward(nn.Module):
 
     def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:
         """x (B, L, D) -> (B, L, D), before dropout and residual."""
-        if context.packed is not None and not torch.is_grad_enabled():
-            map_in, map_out = context.packed
-            inner = map_in(x, relu=True)
-            return map_out(inner if context.inner_mask is None else inner.mul_(context.inner_mask))
+        packed = context.packed_adjoint if torch.is_grad_enabled() else context.packed
+        if packed is not None:
+            return packed(x, context.inner_mask)
         n_batch, n_position, _ = x.shape
         # The relu works in place on what is no view: on a view, autograd would copy the whole of it on backward.
         inner = torch.addmm(context.bias_in, x.flatten(0, 1), context.weight_in.t())
