@@ -13,7 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from models.transformers.config import DEQTransformerConfig
 from models.transformers.model import DEQTransformerLM, Memory
 from modules.deq import DEQModule
+from modules.fixed_weights import fixed_weights
 
 MATRIX = 2048
 
@@ -130,6 +131,11 @@ def measure(size: Size, mode: str, *, steps: int, device: torch.device) -> str:
                 model.zero_grad(set_to_none=True)
                 loss.backward()
 
+    with fixed_weights(model) if mode == "eval" else nullcontext():  # as an evaluation does
+        return _timed(step, model, steps, mode, device)
+
+
+def _timed(step: Callable[[], None], model: DEQTransformerLM, steps: int, mode: str, device: torch.device) -> str:
     watch = Stopwatch(device)
     step()
     times, shares, rates, in_units = [], [], [], []

@@ -28,9 +28,13 @@ def test_products_are_the_plain_ones(shape, relu):
     torch.testing.assert_close(found, expected.relu() if relu else expected, rtol=1e-5, atol=1e-5)
 
 
-def test_only_single_precision_outside_autocast_is_packed():
+@needs_packing
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_only_what_the_processor_multiplies_fast_is_packed_outside_autocast(has_bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    assert can_pack(torch.zeros(1, 1))
+    assert can_pack(torch.zeros(1, 1, dtype=torch.bfloat16)) == has_bf16
     assert not can_pack(torch.zeros(1, 1, dtype=torch.float64))
-    assert not can_pack(torch.zeros(1, 1, dtype=torch.bfloat16))
     assert not can_pack(torch.zeros(1, 1, device="meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not can_pack(torch.zeros(1, 1))

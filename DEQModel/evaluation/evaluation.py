@@ -24,6 +24,7 @@ from evaluation.solve_statistics import SolveStatistics, SolveSummary
 from models.protocol import LanguageModel
 from modules.depth import Applications, Depth
 from modules.deq import DEQModule
+from modules.fixed_weights import fixed_weights
 from modules.jacobian import spectral_radius
 from modules.report import SolveReport
 from system.distributed import World
@@ -117,7 +118,7 @@ def _read(
     model.eval()
     sums, memory, solves, start = _Sums(n_segments), None, SolveStatistics(), time.perf_counter()
     measure = MEASURES[DATASETS[settings.dataset].unit]
-    with progress_bar(n_segments, split, hidden=hidden) as bar:
+    with fixed_weights(model), progress_bar(n_segments, split, hidden=hidden) as bar:
         for i, batch in enumerate(islice(batches, n_segments)):
             if i in with_radius:
                 paused = time.perf_counter()

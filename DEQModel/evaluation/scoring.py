@@ -25,6 +25,7 @@ from evaluation.token_scores import TokenScores
 from evaluation.trained_model import TrainedModel
 from models.protocol import Head
 from modules.depth import Applications
+from modules.fixed_weights import fixed_weights
 from system.out_of_memory import enough_memory
 from system.progress import progress_bar
 
@@ -98,6 +99,7 @@ def score(
     with (
         enough_memory(f"scoring {text.name}", f"lower {options(trained.settings, 'batch_size', *EVALUATION_LENGTHS)}"),
         progress_bar(len(batches) * len(parts), "scoring") as bar,
+        fixed_weights(trained.model),
     ):
         nll = torch.cat([reader.read(batches.only(part), part, bar) for part in parts]).tolist()
     scored = scored_tokens(len(text), rows)

@@ -12,6 +12,7 @@ from generation.prompt import prompt_tokens
 from generation.sampling import Sampling
 from generation.settings import GenerateSettings
 from generation.transcript import Transcript
+from modules.fixed_weights import fixed_weights
 from system.errors import UserError
 from system.out_of_memory import enough_memory
 from system.script import with_status
@@ -42,9 +43,8 @@ def run(argv: Sequence[str]) -> int:
     _remark(*trained.remarks, f"note: {unknown}" if unknown else "", _note_on_memory(trained))
     generator = Generator(trained, Sampling(own.temperature, own.top_k, own.top_p), own.seed)
     transcript, n_drawn, start = Transcript(trained.vocab, own.samples, own.seed, unit), 0, time.perf_counter()
-    with enough_memory(
-        f"--samples {own.samples}", f"lower it, or {options(trained.settings, 'mem_len', 'eval_tgt_len')}"
-    ):
+    remedy = f"lower it, or {options(trained.settings, 'mem_len', 'eval_tgt_len')}"
+    with enough_memory(f"--samples {own.samples}", remedy), fixed_weights(trained.model):
         for draw in generator.draws(prompt, length=own.length, samples=own.samples, stop=stop):
             transcript.add(draw)
             n_drawn += 1

@@ -57,7 +57,7 @@ class Context:
         Tensors may be the model's parameters: copy from contexts of the same model alone, or into clones.
 
         Raises:
-            ValueError: the two have not the same fields filled, or hold something that is prepared.
+            ValueError: the two have not the same fields filled, or each holds something of its own that is prepared.
         """
         for mine, value in list(self._pairs(other)):  # all are checked before the first is written
             mine.copy_(value)
@@ -76,7 +76,7 @@ class Context:
                         f"{type(self).__name__}.{name} is {tuple(mine.shape)} here and {tuple(value.shape)} there"
                     )
                 yield mine, value
-            elif mine is not None or value is not None:
+            elif mine is not value:
                 raise ValueError(f"{type(self).__name__}.{name} is a tensor in one context alone, or is prepared")
 
     def pack(self, n_rows: int) -> Context:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fixed_weights import KeepsWeights
+
 
 def variational_mask(shape: tuple[int, ...], p: float, like: Tensor, *, training: bool) -> Tensor | None:
     """A dropout mask with entries 0 (probability p) or 1 / (1 - p), or None where nothing is dropped.
@@ -26,7 +28,7 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-class NormalizableLinear(nn.Module):
+class NormalizableLinear(nn.Module, KeepsWeights):
     """A linear map whose weight may be normalised: W = v · g / ‖v‖, one norm per output row.
 
     The weight is asked for once per solve with `matrix()` and then applied with plain matrix products. Parameters are
@@ -58,8 +60,9 @@ class NormalizableLinear(nn.Module):
 
     def matrix(self) -> Tensor:
         """The weight (out_features, in_features) that is in effect."""
-        if not self.wnorm:
-            return self.weight.flatten(1)
+        return self.once("matrix", self._normalised) if self.wnorm else self.weight.flatten(1)
+
+    def _normalised(self) -> Tensor:
         # The kernel behind torch.nn.utils.parametrizations.weight_norm: a third of the composed operations' time.
         return torch._weight_norm(self.weight_v.flatten(1), self.weight_g.flatten(1), 0)
 

@@ -79,10 +79,15 @@ class _BothWays(torch.autograd.Function):
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether products with this weight can be packed here: float32 on the CPU, oneDNN built in, no autocast."""
+    """Whether products with this weight can be packed here: on the CPU, oneDNN built in, no autocast.
+
+    In float32, and in bfloat16 where the processor has instructions for it.
+    """
     return (
         weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        and (
+            weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+        )
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     )

@@ -68,8 +68,9 @@ class Pass:
 
     def _solve(self, f: Map, z0: Tensor) -> SolverResult:
         with torch.no_grad(), WeightCache(shared=False):
+            prepared = partial(prepare, how=self.settings.prepare)
             return self.settings.solver(
-                prepare(f, z0, self.settings.prepare),
+                prepared(f, z0),
                 z0,
                 threshold=self.threshold,
                 eps=self.settings.f_eps,
@@ -78,7 +79,7 @@ class Pass:
                 callback=self.callback,
                 sequence_traces=self.sequence_traces,
                 **self._scope,
-                low=lowered(f, z0, self.settings.amp),
+                low=lowered(f, z0, self.settings.amp, prepared),
             )
 
     def _add_jacobian_loss(self, f: Map, output: Tensor, info: SolveInfo) -> None:
@@ -135,6 +136,8 @@ class Pass:
         def finished(report: SolveReport) -> None:
             info.backward = report
 
+        adjoint = partial(prepare_adjoint, how=settings.prepare, n_products=settings.b_thres)
+
         def graph_of(make: Callable[[Tensor], Map | None]) -> Graph | None:
             z = z_star.detach().requires_grad_()
             another = make(z)
@@ -150,8 +153,8 @@ class Pass:
             solve=solve,
             guess=guess,
             finished=finished,
-            fast_graph=lambda: graph_of(lambda z: prepare_adjoint(f, z, settings.prepare, settings.b_thres)),
-            low_graph=lambda: graph_of(lambda z: lowered(f, z, settings.amp)),
+            fast_graph=lambda: graph_of(partial(adjoint, f)),
+            low_graph=lambda: graph_of(lambda z: lowered(f, z, settings.amp, lambda low, z: adjoint(low, z) or low)),
         )
 
     def phantom(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.context import Context, batched
 from models.transformers.norm import NormContext, layer_norm, normed
+from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
 from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
 
@@ -47,12 +48,14 @@ class AttentionContext(Context):
     heads_norm: NormContext | None = None  # None: the heads' outputs are not normed
     packed: Projections[PackedLinear] | None = None  # for the evaluations without gradients
     packed_adjoint: Projections[PackedBothWays] | None = None  # for those with a gradient to z alone
+    owner: KeepsWeights | None = None  # of the weights
 
     def pack(self, n_rows: int) -> AttentionContext:
         """The same with the weights packed for n_rows = B·L rows, where that pays."""
         if not pays_to_pack(self.weight_qkv, n_rows):
             return self
-        return dataclasses.replace(self, packed=self._projections(PackedLinear, n_rows))
+        packed = made_once(self.owner, "packed", lambda: self._projections(PackedLinear, n_rows))
+        return dataclasses.replace(self, packed=packed)
 
     def adjoint(self, n_rows: int) -> AttentionContext | None:
         """The same for products with the transposed Jacobian, where packing pays."""
@@ -95,7 +98,7 @@ def visibility(n_query: int, n_memory: int, local_size: int, like: Tensor) -> Te
     return like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
 
 
-class RelativeAttention(nn.Module):
+class RelativeAttention(nn.Module, KeepsWeights):
     """softmax([(q_i + b_w)·k_j + (q_i + b_r)·R_{M+i-j}] / √E) v W_oᵀ with (q, k, v) = W_qkv [z_memory; z] + u.
 
     Args:
@@ -166,6 +169,7 @@ class RelativeAttention(nn.Module):
             attention_mask=variational_mask(attention_shape, self.dropatt, memory, training=self.training),
             output_mask=variational_mask((n_batch, 1, d_model), self.dropout, memory, training=self.training),
             heads_norm=None if self.heads_norm is None else NormContext.of(self.heads_norm),
+            owner=self,
         )
 
     def forward(self, z: Tensor, context: AttentionContext) -> Tensor:

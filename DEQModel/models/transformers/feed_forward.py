@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.context import Context, batched
 from models.transformers.packed_feed_forward import DifferentiableFeedForward, PackedFeedForward
+from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
 from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
 
@@ -27,12 +28,14 @@ class FeedForwardContext(Context):
     output_mask: Tensor | None = batched(0)  # (B, 1, D)
     packed: PackedFeedForward | None = None  # for the evaluations without gradients
     packed_adjoint: DifferentiableFeedForward | None = None  # for those with a gradient to x alone
+    owner: KeepsWeights | None = None  # of the weights
 
     def pack(self, n_rows: int) -> FeedForwardContext:
         """The same with the weights packed for n_rows = B·L rows, where that pays."""
         if not pays_to_pack(self.weight_in, n_rows):
             return self
-        return dataclasses.replace(self, packed=PackedFeedForward(*self._maps(PackedLinear, n_rows)))
+        packed = made_once(self.owner, "packed", lambda: PackedFeedForward(*self._maps(PackedLinear, n_rows)))
+        return dataclasses.replace(self, packed=packed)
 
     def adjoint(self, n_rows: int) -> FeedForwardContext | None:
         """The same for products with the transposed Jacobian, where packing pays."""
@@ -44,7 +47,7 @@ class FeedForwardContext(Context):
         return kind(self.weight_in, self.bias_in, n_rows), kind(self.weight_out, self.bias_out, n_rows)
 
 
-class PositionwiseFeedForward(nn.Module):
+class PositionwiseFeedForward(nn.Module, KeepsWeights):
     """W_2 drop(relu(W_1 x + b_1)) + b_2.
 
     Args:
@@ -70,6 +73,7 @@ class PositionwiseFeedForward(nn.Module):
             bias_out=self.ff2_net.bias,
             inner_mask=variational_mask((n_batch, 1, d_inner), self.dropout, like, training=self.training),
             output_mask=variational_mask((n_batch, 1, d_model), self.dropout, like, training=self.training),
+            owner=self,
         )
 
     def forward(self, x: Tensor, context: FeedForwardContext) -> Tensor:

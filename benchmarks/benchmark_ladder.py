@@ -1,0 +1,146 @@
+"""What the ladder of --amp bf16 saves of a training and an evaluation step of a trained model, on its test text.
+
+A training step is forward and backward, with the implicit gradient and no optimizer step; the evaluation step has the
+sizes of the run's evaluation. Both solve to --eps, with the ladder and without, taken in turn on the same segments.
+Printed: median seconds, evaluations in bfloat16 and in single precision of the forward and the backward solve, and the
+final residuals; with --segments the perplexity of so many segments of the test text.
+
+    PYTHONPATH=DEQModel python benchmarks/benchmark_ladder.py RUN --eps 1e-3 --segments 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from config.depth import equilibrium
+from data.batches import Batch, OrderedBatches
+from data.corpus import Corpus
+from evaluation.evaluation import EVAL_ROWS
+from evaluation.trained_model import TrainedModel
+from modules.deq import DEQModule
+from modules.report import SolveInfo, SolveReport
+
+AMPS = ("off", "bf16")
+TRAIN_ROWS = 16
+
+
+class Steps:
+    """The steps of one kind, each on the next segment of a text, with the memory that the one before left."""
+
+    def __init__(self, trained: TrainedModel, deq: DEQModule, ids: np.ndarray, rows: int, *, training: bool):
+        self.model, self.deq, self.training = trained.model, deq, training
+        length = trained.settings.tgt_len if training else trained.settings.eval_tgt_len
+        self.batches: Iterator[Batch] = iter(OrderedBatches(ids, rows, length, device=trained.device))
+        self.memory = None
+        self.nll, self.n_tokens = 0.0, 0
+
+    def __call__(self) -> SolveInfo:
+        """One step; how it was solved."""
+        batch = next(self.batches)
+        self.model.train(self.training)
+        with torch.set_grad_enabled(self.training):
+            output = self.model(batch.tokens, batch.targets, self.memory, self.deq)
+            if self.training:
+                self.model.zero_grad(set_to_none=True)
+                output.nll.mean().backward()
+        self.memory = output.memory
+        self.nll += output.nll.sum(dtype=torch.float64).item()
+        self.n_tokens += batch.targets.numel()
+        return output.solve
+
+
+def timed(step: Callable[[], SolveInfo]) -> tuple[float, SolveInfo]:
+    """Seconds of a step, whose nll is read on the host, and how it was solved."""
+    start = time.perf_counter()
+    info = step()
+    return time.perf_counter() - start, info
+
+
+def in_words(reports: list[SolveReport]) -> str:
+    """Mean evaluations in either precision, and the mean residual."""
+    low = statistics.mean(report.n_low_evals for report in reports)
+    full = statistics.mean(report.n_evals for report in reports) - low
+    residual = statistics.mean(report.rel_residual for report in reports)
+    return f"{low:4.1f} + {full:4.1f} evaluations, residual {residual:.1e}"
+
+
+def measure(
+    trained: TrainedModel, ids: np.ndarray, solves: dict[str, DEQModule], repeats: int, *, training: bool
+) -> None:
+    """Print what a kind of step costs."""
+    rows = TRAIN_ROWS if training else EVAL_ROWS
+    steps = {amp: Steps(trained, deq, ids, rows, training=training) for amp, deq in solves.items()}
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {amp: [] for amp in AMPS}
+    infos: dict[str, list[SolveInfo]] = {amp: [] for amp in AMPS}
+    for repeat in range(repeats):
+        for amp in AMPS if repeat % 2 else reversed(AMPS):
+            time_of_it, info = timed(steps[amp])
+            seconds[amp].append(time_of_it)
+            infos[amp].append(info)
+    without = statistics.median(seconds["off"])
+    for amp in AMPS:
+        own = statistics.median(seconds[amp])
+        name = f"{'train' if training else 'eval'} {amp}"
+        print(
+            f"{name:12s} {own:7.3f} s {own / without:5.2f}  forward {in_words([info.forward for info in infos[amp]])}"
+        )
+        if training:
+            print(f"{'':27s} backward {in_words([info.backward for info in infos[amp]])}", flush=True)
+
+
+def perplexities(trained: TrainedModel, ids: np.ndarray, solves: dict[str, DEQModule], n_segments: int) -> None:
+    """Print the perplexity of the first segments."""
+    found = {}
+    for amp, deq in solves.items():
+        steps = Steps(trained, deq, ids, EVAL_ROWS, training=False)
+        for _ in range(n_segments):
+            steps()
+        found[amp] = math.exp(steps.nll / steps.n_tokens)
+    apart = abs(found["bf16"] / found["off"] - 1)
+    off, bf16 = found["off"], found["bf16"]
+    print(f"perplexity of {n_segments} segments: {off:.4f}, with the ladder {bf16:.4f}: {apart:.4%} apart")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of a run that has been trained to an equilibrium")
+    parser.add_argument("--eps", type=float, default=1e-3, help="of both solves (default: %(default)s)")
+    parser.add_argument("--thres", type=int, default=60, help="of both solves (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=15, help="to take medians of (default: %(default)s)")
+    parser.add_argument("--segments", type=int, default=100, help="of which perplexity is told (default: %(default)s)")
+    args = parser.parse_args()
+    trained = TrainedModel.load("benchmark_ladder.py", run=args.run)
+    settings = trained.settings
+    solves = {
+        amp: equilibrium(
+            replace(
+                settings,
+                f_thres=args.thres,
+                b_thres=args.thres,
+                f_eps=args.eps,
+                b_eps=args.eps,
+                grad="implicit",
+                amp=amp,
+            )
+        )
+        for amp in AMPS
+    }
+    ids = Corpus.load(settings.data, settings.dataset).test
+    for training in (True, False):
+        measure(trained, ids, solves, args.steps, training=training)
+    with torch.no_grad():
+        perplexities(trained, ids, solves, args.segments)
+
+
+if __name__ == "__main__":
+    main()

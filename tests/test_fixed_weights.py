@@ -1,0 +1,60 @@
+"""Evaluations make of the weights once what they need; nothing else is kept, and nothing longer."""
+
+import pytest
+import torch
+from solved_model import SolvedLM
+from tiny_transformer import TINY, batch
+
+from modules import optimizations
+from modules.fixed_weights import fixed_weights
+from modules.optimizations import NormalizableLinear
+from modules.packed_linear import PackedLinear
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What is made of weights: a name for each."""
+    names = []
+    normalise, pack = torch._weight_norm, PackedLinear.__init__
+    monkeypatch.setattr(optimizations.torch, "_weight_norm", lambda *args: names.append("normalise") or normalise(*args))
+    monkeypatch.setattr(PackedLinear, "__init__", lambda self, *args: names.append("pack") or pack(self, *args))
+    return names
+
+
+@torch.no_grad()
+def test_a_second_segment_makes_nothing_anew_and_scores_the_same(made):
+    model = SolvedLM(**TINY, wnorm=True, solver="broyden", f_thres=6)
+    model.model.eval()
+    anew = [model(*batch()).nll for _ in range(2)]
+    of_one = made[: len(made) // 2]
+    assert "normalise" in of_one
+    made.clear()
+    with fixed_weights(model.model):
+        kept = [model(*batch()).nll for _ in range(2)]
+        assert made == of_one
+    assert all(map(torch.equal, kept, anew))
+
+
+@torch.no_grad()
+def test_what_is_kept_ends_with_the_evaluation():
+    layer = NormalizableLinear(3, 4, bias=False, wnorm=True)
+    with fixed_weights(layer):
+        before = layer.matrix()
+        with fixed_weights(layer):
+            assert layer.matrix() is before
+        assert layer.matrix() is before, "the outer one goes on"
+    layer.weight_g.mul_(2)
+    torch.testing.assert_close(layer.matrix(), 2 * before)
+    with pytest.raises(RuntimeError, match="broken off"), fixed_weights(layer):
+        layer.matrix()
+        raise RuntimeError("broken off")
+    assert layer.kept is None
+
+
+def test_gradients_reach_the_weights_all_the_same():
+    layer = NormalizableLinear(3, 4, bias=False, wnorm=True)
+    with fixed_weights(layer):
+        with torch.no_grad():
+            layer.matrix()
+        layer.matrix().sum().backward()
+    assert layer.weight_g.grad is not None
