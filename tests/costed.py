@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop
 
 from costs.step import Part, evaluation_parts, training_parts
 from models.cost import ModelCost, Segment
@@ -27,6 +27,12 @@ from modules.solve_cost import DepthCost
 from utils.adaptive_embedding import bin_edges
 
 B, L = 3, 8
+
+
+def operations_counter() -> FlopCounterMode:
+    """PyTorch's own, which of products that are added in place knows nothing."""
+    added_in_place = {torch.ops.aten.baddbmm_: lambda total, a, b, **scales: bmm_flop(a, b)}
+    return FlopCounterMode(display=False, custom_mapping=added_in_place)
 
 
 def transformer(**changed: Any) -> tuple[ModelSpec, DEQTransformerConfig]:
@@ -93,7 +99,7 @@ class Costed:
 
     def counted(self, *, charged: bool = False) -> int:
         """Operations of the matrix products that PyTorch counts in a step, with the Jacobian's penalty or without."""
-        counter = FlopCounterMode(display=False)
+        counter = operations_counter()
         counter.mod_tracker = NoModules()
         with counter, torch.set_grad_enabled(self.model.training):
             output = self.model(self.tokens, self.targets, self.memory, self.depth)

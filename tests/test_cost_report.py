@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
+from costed import operations_counter
 from tiny_run import COMMAND, COURSE, LENGTHS, MODEL, call, write_corpus
 from tiny_trained import call_program
-from torch.utils.flop_counter import FlopCounterMode
 
 import train_trellisnet
 from costs import calibration
@@ -120,7 +120,7 @@ def test_an_update_of_muon_has_the_operations_that_pytorch_counts(flags):
     optimizer = make_optimizer(model, settings)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    with FlopCounterMode(display=False) as counter:
+    with operations_counter() as counter:
         optimizer.step()
     assert run.update.work.flops == counter.get_total_flops() > 0
     assert run.n_parameters == sum(parameter.numel() for parameter in model.parameters())

@@ -161,7 +161,7 @@ class DecoderLayer:
         states: two residual sums (3 passes each, 4 with a mask), norms (2 each); gains (2), injection (3), together 3
         heads: q and the heads in order (2 each), q + bias (2), their norm (2)
         keys: k and v joined to the memory's (2 each)
-        scores: shifted and masked (2), copied (2), softmax (2), dropped (3)
+        scores: shifted and masked (2), softmax (2), dropped (3)
         inner: relu (2), dropped
 
         The gradient: of a norm 3 passes, of a sum 3 where two gradients meet, of softmax 3, of the shift 4 (zeros and a
@@ -188,7 +188,7 @@ class DecoderLayer:
             )
             + Piece(passes(keys, 2 * 2, 2), passes(keys, 2 * 2, 4), 2 * keys)
             + Piece(
-                passes(self.scores, 2 + 2 + 2 + 3 * drops_weights, 3 + drops_weights),
+                passes(self.scores, 2 + 2 + 3 * drops_weights, 2 + drops_weights),
                 passes(self.scores, 3 + 4 + 4 + 3 * drops_weights, 6 + drops_weights),
                 self.scores * (1 + drops_weights),
             )
