@@ -10,7 +10,7 @@ from scripts import copied_to, passed
 from tiny_run import COMMAND, LENGTHS, Outcome, call, perplexities
 
 from config import file
-from config.file import read_settings, typed_settings
+from config.file import read_settings
 from config.run_settings import DeviceSettings, RecordSettings, TaskSettings
 from config.settings import DataSettings
 from models.bins import BinFlags
@@ -63,12 +63,6 @@ def test_a_preset_holds_nothing_of_a_corpus_a_size_or_a_place(name):
         assert flag.fixed != OF_THE_CALL
 
 
-def as_flags(name):
-    """What a preset holds, as it is typed."""
-    content = typed_settings(read_settings(str(FILES[name])), name, COMMAND.flags, COMMAND.defaults)
-    return COMMAND.typed({setting: value for setting, value in content.items() if setting != "arch"})
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_setting_of_a_preset_is_the_runs_and_is_written_down(name, train):
     outcome = train(f"--preset {name} --name of-{name}")
@@ -78,7 +72,8 @@ def test_every_setting_of_a_preset_is_the_runs_and_is_written_down(name, train):
     assert len(content) > 8
     assert {setting: outcome.settings[setting] for setting in content} == content
     assert outcome.settings["preset"] == name
-    assert train(as_flags(name)).same_weights(outcome)
+    as_flags = COMMAND.typed({setting: value for setting, value in content.items() if setting != "arch"})
+    assert train(as_flags).same_weights(outcome)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -226,4 +221,6 @@ def test_cost(name, train):
     cost = "--cost --cost_vocabulary 25 --cost_machine a100"
     told = train(f"--preset {name} {cost}")
     assert told.status == 0, told.err
-    assert told.out == train(f"{as_flags(name)} {cost}").out != train(cost).out
+    content = read_settings(str(FILES[name]))
+    as_flags = COMMAND.typed({setting: value for setting, value in content.items() if setting != "arch"})
+    assert told.out == train(f"{as_flags} {cost}").out != train(cost).out

@@ -17,8 +17,8 @@ CHOICES = [
     {"inject": "residual", "cell_layers": 2, **BOUNDED},
     {"layers_before": 2, "layers_after": 1},
     {"layers_after": 1, "inject": "residual", **BOUNDED},
-    {"inject": "both", "inject_norm": True, "feedback": (0.3,)},
-    {"inject": "residual", "inject_norm": True, "feedback": (0.3,), "cell_layers": 2, **BOUNDED},
+    {"inject": "both", "inject_norm": True, "feedback": 0.3},
+    {"inject": "residual", "inject_norm": True, "feedback": 0.3, "cell_layers": 2, **BOUNDED},
 ]
 
 

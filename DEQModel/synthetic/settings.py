@@ -83,12 +83,10 @@ class ModelSettings:
         serves=A_CELL,
     )
     inject_norm: bool = flag(False, "deq_transformer: layer norm over what is added to the state", serves=A_CELL)
-    feedback: tuple[float, ...] = flag(
-        (),
-        "deq_transformer: what the gains of the state where it enters the cell begin at, dealt out to the channels in "
-        "turn (default: no gains)",
+    feedback: float | None = flag(
+        None,
+        "deq_transformer: what the gains of the state where it enters the cell begin at (default: no gains)",
         kind=float,
-        several=True,
         serves=A_CELL,
     )
     norm_affine: bool = flag(False, "deq_transformer: the cell's layer norms learn a scale and a bias", serves=A_CELL)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +61,7 @@ class TransformerCell(nn.Module):
         norm: where the layer norms stand, one of NORM_PLACES: after the residual sum or before the sublayer.
         norm_affine: whether they learn a scale and a bias; the published ones do not.
         outer_norm: whether the output of the cell with norm "pre" is normed.
-        feedback: what the feedback gains begin at, dealt out to the channels in turn; none for a cell without
-            them.
+        feedback: what the feedback gains begin at; None for a cell without them.
 
     Attributes:
         d_injection: channels of the injection.
@@ -84,7 +81,7 @@ class TransformerCell(nn.Module):
         norm: str = "post",
         norm_affine: bool = False,
         outer_norm: bool = False,
-        feedback: Sequence[float] = (),
+        feedback: float | None = None,
     ):
         super().__init__()
         if norm not in NORM_PLACES:
@@ -99,7 +96,7 @@ class TransformerCell(nn.Module):
         self.attn_norm = layer_norm(d_model, affine=norm_affine)
         self.ff_norm = layer_norm(d_model, affine=norm_affine)
         self.outer_norm = layer_norm(d_model, affine=norm_affine) if outer_norm else None
-        self.feedback = nn.Parameter(torch.tensor(list(islice(cycle(feedback), d_model)))) if feedback else None
+        self.feedback = None if feedback is None else nn.Parameter(torch.full((d_model,), feedback))
         self.pre_norm = norm == "pre"
         self.inject = inject
         self.d_injection = 0 if inject is None else self.injection_width(d_model, inject)

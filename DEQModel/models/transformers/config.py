@@ -63,12 +63,11 @@ class DEQTransformerFlags(TransformerFlags):
         needs=(Need("--inject residual or both", lambda s: s.inject != "attention"),),
         fixed=ITS_SHAPE,
     )
-    feedback: tuple[float, ...] = flag(
-        (),
+    feedback: float | None = flag(
+        None,
         "what the learned gains begin at, one a channel, by which the state is multiplied where it enters the cell; "
-        "several values are dealt out to the channels in turn; small ones make the cell contract (default: no gains)",
+        "small ones make the cell contract (default: no gains)",
         kind=float,
-        several=True,
         listed=False,
         fixed=ITS_SHAPE,
     )
@@ -115,8 +114,7 @@ class DEQTransformerConfig:
         cell_layers: N ≥ 1 pairs of sublayers in the cell.
         inject: where the injection enters, a key of INJECTIONS.
         inject_norm: what is added to the state goes through a layer norm.
-        feedback: what the gains of the state where it enters the cell begin at, dealt out to the channels in turn; none
-            for a cell without them.
+        feedback: what the gains of the state where it enters the cell begin at; None for a cell without them.
         z_init: where a solve starts, a key of STARTS.
         layers_before, layers_after: decoder layers without injection around the equilibrium.
         mem_len: positions remembered from one segment to the next.
@@ -146,7 +144,7 @@ class DEQTransformerConfig:
     cell_layers: int = 1
     inject: str = "attention"
     inject_norm: bool = False
-    feedback: Sequence[float] = ()
+    feedback: float | None = None
     z_init: str = "zero"
     layers_before: int = 0
     layers_after: int = 0
@@ -184,7 +182,7 @@ class DEQTransformerConfig:
     @property
     def has_feedback(self) -> bool:
         """Whether the cell has feedback gains."""
-        return len(self.feedback) > 0
+        return self.feedback is not None
 
     @property
     def horizon(self) -> int:

@@ -40,7 +40,7 @@ def _layer(config: DEQTransformerConfig, segment: Segment, choices: CellChoices)
         segment,
         injected=choices.inject in ("attention", "both"),
         added=choices.inject in ("residual", "both"),
-        gains=len(choices.feedback) > 0,
+        gains=choices.feedback is not None,
         norm_affine=config.norm_affine,
         heads_norm=config.heads_norm,
         outer_norm=choices.outer_norm,

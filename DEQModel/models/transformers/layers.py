@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -19,7 +18,7 @@ class CellChoices(NamedTuple):
 
     inject: str | None = None
     outer_norm: bool = False
-    feedback: Sequence[float] = ()
+    feedback: float | None = None
 
 
 PLAIN = CellChoices()  # an ordinary decoder layer
@@ -33,7 +32,7 @@ def choices_of(config: DEQTransformerConfig) -> list[CellChoices]:
         CellChoices(
             inject=config.inject if i == 0 else further,
             outer_norm=config.outer_norm and i == n - 1,
-            feedback=config.feedback if i == 0 else (),
+            feedback=config.feedback if i == 0 else None,
         )
         for i in range(n)
     ]
