@@ -124,7 +124,7 @@ def test_every_evaluation_of_a_solve_but_the_last_is_packed(calls):
 
 @needs_packing
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("cell", [{}, {"cell_layers": 2, "inject": "both", "feedback": (0.3,), "norm_affine": True}])
+@pytest.mark.parametrize("cell", [{}, {"cell_layers": 2, "inject": "both", "feedback": 0.3, "norm_affine": True}])
 def test_a_long_backward_solve_is_of_packed_products(dropout, cell, calls):
     steps = FEWEST_PRODUCTS + 4
     solves = {"f_thres": 20, "f_eps": 1e-6, "b_thres": steps, "b_eps": 0.0, "dropout": dropout, "solver": "broyden"}
