@@ -38,10 +38,6 @@ class PackedLinear:
         """x Wᵀ + b + other: (…, in), (…, out) -> (…, out)."""
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
 
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """(x Wᵀ + b) ⊙ factor: (…, in), (…, out) -> (…, out)."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.weight, self.bias, "mul")
-
 
 class PackedBothWays:
     """The same map, from whose values a gradient flows to x, and to nothing else.

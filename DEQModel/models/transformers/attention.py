@@ -220,13 +220,13 @@ def attend(
     """
     n_head, n_batch, n_query, d_head = q.shape
     n_key = k.shape[2]
-    q_position = q.contiguous().view(n_head, n_batch * n_query, d_head)
-    q_content = (q_position + bias_difference).view(n_head * n_batch, n_query, d_head)
+    scale = 1 / math.sqrt(d_head)  # of the queries, which are fewer than scores and their gradients
+    q_position = q.contiguous().view(n_head, n_batch * n_query, d_head) * scale
+    q_content = (q_position + bias_difference * scale).view(n_head * n_batch, n_query, d_head)
     by_distance = torch.bmm(q_position, position_keys).view(n_head * n_batch, n_query, n_key + 1)
     scores = relative_shift(by_distance) + visibility
-    scale = 1 / math.sqrt(d_head)
     k, v = (x.view(n_head * n_batch, n_key, d_head) for x in (k, v))
-    scores.baddbmm_(q_content, k.transpose(1, 2), beta=scale, alpha=scale)  # in place: the product needs no copy of it
+    scores.baddbmm_(q_content, k.transpose(1, 2))  # in place: the product needs no copy of them
     if rounded and scores.dtype == torch.float64:
         scores = scores.float().double()
     weights = torch.softmax(scores, dim=2)  # (H·B, L, K)

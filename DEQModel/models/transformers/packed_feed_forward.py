@@ -44,7 +44,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, y: Tensor) -> tuple[Tensor, None, None]:
-        through_relu = ctx.maps.map_out.transposed.times(y, ctx.factor)
+        through_relu = ctx.maps.map_out.transposed(y).mul_(ctx.factor)
         return ctx.maps.map_in.transposed(through_relu), None, None
 
 
