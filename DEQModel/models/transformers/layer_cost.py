@@ -159,13 +159,13 @@ class DecoderLayer:
         """All of f but its products. Forward:
 
         states: two residual sums (3 passes each, 4 with a mask), norms (2 each); gains (2), injection (3), together 3
-        heads: q and the heads in order (2 each), q + bias (2), their norm (2)
+        heads: q and the heads in order (2 each), q scaled (2), q + bias (2), their norm (2)
         keys: k and v joined to the memory's (2 each)
         scores: shifted and masked (2), softmax (2), dropped (3)
         inner: relu (2), dropped
 
         The gradient: of a norm 3 passes, of a sum 3 where two gradients meet, of softmax 3, of the shift 4 (zeros and a
-        copy) and the scale 4, of relu 3, of gains 2.
+        copy), of the scale 2, of relu 3, of gains 2.
 
         Kept: z, what goes into each norm and out of the inner ones; q twice, the heads; k and v; attention's weights,
         and what dropout leaves of them; what goes into W_2.
@@ -182,14 +182,14 @@ class DecoderLayer:
                 states * (4 + self.outer_norm + self.gains),
             )
             + Piece(
-                passes(heads, 2 + 2 + 2 + 2 * self.heads_norm, self.heads_norm),
-                passes(heads, 3 * 2 + 3 * 2 + 3 * self.heads_norm, self.heads_norm),
+                passes(heads, 2 + 2 + 2 + 2 + 2 * self.heads_norm, 1 + self.heads_norm),
+                passes(heads, 3 * 2 + 3 * 2 + 2 + 3 * self.heads_norm, 1 + self.heads_norm),
                 heads * (3 + self.heads_norm),
             )
             + Piece(passes(keys, 2 * 2, 2), passes(keys, 2 * 2, 4), 2 * keys)
             + Piece(
                 passes(self.scores, 2 + 2 + 3 * drops_weights, 2 + drops_weights),
-                passes(self.scores, 3 + 4 + 4 + 3 * drops_weights, 6 + drops_weights),
+                passes(self.scores, 3 + 4 + 3 * drops_weights, 4 + drops_weights),
                 self.scores * (1 + drops_weights),
             )
             + Piece(passes(inner, 2, 1), passes(inner, 3, 1), inner)
