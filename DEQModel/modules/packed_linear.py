@@ -40,7 +40,7 @@ class PackedLinear:
 
 
 class PackedBothWays:
-    """The same map, from whose values a gradient flows to x, and to nothing else.
+    """The same map, from whose values a gradient flows to x, and to nothing else. It holds the weight twice.
 
     Args:
         weight, bias, n_rows: as of `PackedLinear`.
