@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
@@ -26,7 +24,8 @@ from .report import SolveInfo, SolveReport, SolverResult
 from .reversible import ReversibleIteration
 from .settings import Settings
 from .state import Map
-from .tracker import BatchSum, Norms, Tracker, by_row
+from .tracker import BatchSum, by_row
+from .trail import Trail
 
 
 @dataclass
@@ -137,25 +136,26 @@ class Pass:
             info.backward = report
 
         adjoint = partial(prepare_adjoint, how=settings.prepare, n_products=settings.b_thres)
-
-        def graph_of(make: Callable[[Tensor], Map | None]) -> Graph | None:
-            z = z_star.detach().requires_grad_()
-            another = make(z)
-            if another is None:
-                return None
-            with torch.enable_grad(), self.weights:
-                value = another(z)
-            return (get_gradient_edge(value), z) if value.requires_grad else None
-
+        low = partial(lowered, f, amp=settings.amp, prepared=lambda low, z: adjoint(low, z) or low)
         return attach_implicit(
             f_star,
             z_star,
             solve=solve,
             guess=guess,
             finished=finished,
-            fast_graph=lambda: graph_of(partial(adjoint, f)),
-            low_graph=lambda: graph_of(lambda z: lowered(f, z, settings.amp, lambda low, z: adjoint(low, z) or low)),
+            fast_graph=lambda: self._graph(partial(adjoint, f), z_star),
+            low_graph=lambda: self._graph(low, z_star),
         )
+
+    def _graph(self, make: Callable[[Tensor], Map | None], z_star: Tensor) -> Graph | None:
+        """Of the map that is made for z_star, applied to it; None where there is none."""
+        z = z_star.detach().requires_grad_()
+        another = make(z)
+        if another is None:
+            return None
+        with torch.enable_grad(), self.weights:
+            value = another(z)
+        return (get_gradient_edge(value), z) if value.requires_grad else None
 
     def phantom(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """K damped applications from z*."""
@@ -170,7 +170,7 @@ class Pass:
 
     def unroll(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """Plain applications from z0, each computed again on backward."""
-        trail = _Trail(self, z0, first_candidate=max(self.threshold - 1, 0))
+        trail = self._trail(z0, first_candidate=max(self.threshold - 1, 0))
         z, number, guard = z0.clone(), mark(), Unchanged(())  # a map that works in place must not reach the caller's
         kept = {}
         for k in range(self.threshold):
@@ -186,13 +186,25 @@ class Pass:
             z = fz if fz.requires_grad else fz.clone()  # then f may use its memory again
         return self._iterated(f, trail, z, kept, guard, steps=self.threshold, n_evals=self.threshold)
 
+    def _trail(self, z0: Tensor, *, first_candidate: int, stops: bool = False) -> Trail:
+        return Trail(
+            z0,
+            callback=self.callback,
+            sequence_traces=self.sequence_traces,
+            stops=stops,
+            first_candidate=first_candidate,
+            eps=self.settings.f_eps,
+            stop_mode=self.settings.stop_mode,
+            **self._scope,
+        )
+
     def _recomputed(self, f: Map, z: Tensor, *, last: bool) -> Tensor:
         """f(z); the last one is the first that is computed again, and shows whether f is still the same."""
         return iterate(SameValues(f) if last else f, z, steps=1, recompute=True, around=self.weights)
 
     def reversible(self, f: Map, z0: Tensor) -> tuple[Tensor, SolveInfo]:
         """Steps of the reversible iteration, until its residual meets the stop rule or the threshold."""
-        trail = _Trail(self, z0, first_candidate=0, stops=self.settings.f_eps > 0)
+        trail = self._trail(z0, first_candidate=0, stops=self.settings.f_eps > 0)
         iteration = ReversibleIteration(f, z0, beta=self.settings.rev_beta, around=self.weights)
         number, guard, kept, steps = mark(), Unchanged(()), {}, 0
         for steps in range(self.threshold + 1):
@@ -232,7 +244,7 @@ class Pass:
     def _iterated(
         self,
         f: Map,
-        trail: _Trail,
+        trail: Trail,
         z: Tensor,
         kept: dict[int, Tensor],
         guard: Unchanged,
@@ -254,57 +266,6 @@ GRADIENT_PASSES: dict[str, Callable[[Pass, Map, Tensor], tuple[Tensor, SolveInfo
     "unroll": Pass.unroll,
     "reversible": Pass.reversible,
 }
-
-
-class _Trail:
-    """What is seen of an iteration that has a graph: the norms of its residuals.
-
-    They are fetched at the end, all at once, unless something depends on them: a stop, or somebody who is told.
-    """
-
-    def __init__(self, of: Pass, z0: Tensor, *, first_candidate: int, stops: bool = False):
-        self.of, self.z0 = of, z0
-        self.tracker = Tracker(
-            by_row(z0),
-            positions=z0.shape[1] if z0.dim() > 2 else 1,
-            eps=of.settings.f_eps,
-            stop_mode=of.settings.stop_mode,
-            first_candidate=first_candidate,
-            returns="last",
-            **of._scope,
-        )
-        self.rows = np.arange(len(z0))
-        self.stops, self.found = stops, []
-
-    @torch.no_grad()
-    def saw(self, z: Tensor, fz: Tensor) -> bool:
-        """Takes in z and f(z); whether no sequence is left to go on with."""
-        z, fz = by_row(z.detach()), by_row(fz.detach())
-        norms = Norms.on_device(fz - z, fz)
-        if not self.stops and self.of.callback is None:
-            self.found.append(norms)
-            return False
-        done = self.tracker.record(self.rows, z, norms.cpu().numpy())
-        if self.of.callback is not None:
-            self.of.callback(self.tracker.n_evals - 1, z.view(self.z0.shape), self.tracker.residual())
-        return done and self.stops
-
-    def is_open(self) -> Tensor | None:
-        """Which sequences go on (B, 1, …), None where all do."""
-        if not self.stops or not self.tracker.per_sequence or (is_open := self.tracker.is_open(self.rows)).all():
-            return None
-        return torch.from_numpy(is_open).to(self.z0.device).view(-1, *[1] * (self.z0.dim() - 1))
-
-    def report(self, steps: int, n_evals: int) -> SolveReport:
-        if self.found:
-            for norms in torch.stack(self.found).cpu().numpy():
-                self.tracker.record(self.rows, self.tracker.start, norms)
-        report = self.tracker.result(sequence_traces=self.of.sequence_traces).report
-        own = (steps,) * len(self.z0)
-        if self.stops and self.tracker.per_sequence:  # those that go on have made the last step too
-            own = tuple(np.where(self.tracker.is_open(self.rows), steps, report.sequence_steps).tolist())
-        counts = {"n_steps": steps, "n_evals": n_evals, "best_step": steps, "sequence_steps": own}
-        return dataclasses.replace(report, **counts)
 
 
 def _unchanged(grad: Tensor) -> Tensor:
