@@ -27,6 +27,7 @@ import statistics
 from dataclasses import dataclass
 
 import torch
+from measuring import count
 from torch import Tensor
 
 from models.protocol import LMOutput
@@ -115,8 +116,8 @@ def compare(args: argparse.Namespace, solver: str, scope: str, dtype: torch.dtyp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, default=50, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--batches", type=count, default=50, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=count, default=8, help="(default: %(default)s)")
     parser.add_argument("--length", type=int, default=64, help="tokens of segment and memory (default: %(default)s)")
     parser.add_argument("--d_model", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--f_thres", type=int, default=40, help="(default: %(default)s)")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import count, device_of
 
 from config.flags import CommandLine
 from config.settings import Settings
@@ -59,13 +60,13 @@ def update_seconds(trainer: Trainer, steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", default=None, help="where to write (default: the folder for temporary files)")
-    parser.add_argument("--batch_size", type=int, default=1, help="sequences of an update (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="updates to take the median of (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="writes and reads, likewise (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--batch_size", type=count, default=1, help="sequences of an update (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=3, help="updates to take the median of (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=5, help="writes and reads, likewise (default: %(default)s)")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu or cuda (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        trainer = make_trainer(args.batch_size, Path(folder), torch.device(args.device))
+        trainer = make_trainer(args.batch_size, Path(folder), args.device)
         n_parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
         print(f"{n_parameters:,} parameters, Adam, on {trainer.device}", flush=True)
         update = update_seconds(trainer, args.steps)

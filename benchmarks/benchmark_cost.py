@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from benchmark_steps import SIZES as EQUILIBRIA
+from measuring import count, device_of
 from torch import Tensor
 
 from costs.calibration import measured_machine
@@ -135,16 +136,15 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=tuple(SYSTEMS))
     parser.add_argument("--sizes", nargs="+", choices=BATCH_SIZES, default=tuple(BATCH_SIZES))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    parser.add_argument("--steps", type=int, default=5, help="steps to take the median of (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=5, help="steps to take the median of (default: %(default)s)")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu or cuda (default: %(default)s)")
     args = parser.parse_args()
-    device = torch.device(args.device)
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.process_time if args.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     print(LINE.format("", "", "", "GFLOP", "GB", "GFLOP/s", "GB/s", "predicted s", "measured s", "ratio"))
     for size in args.sizes:
         for name in args.systems:
             for mode in args.modes:
-                print(line(name, size, mode, n_steps=args.steps, device=device, clock=clock), flush=True)
+                print(line(name, size, mode, n_steps=args.steps, device=args.device, clock=clock), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from measuring import median_seconds_in_turn
+from measuring import count, median_seconds_in_turn
 from peer import MISSING
 from peer import get_solver as torchdeq_solver
 from torch import Tensor
@@ -131,8 +131,10 @@ def print_bars(found: Iterable[Found]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15, help="to take medians of (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=3, help="solves timed in a row in a repeat (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=15, help="to take medians of (default: %(default)s)")
+    parser.add_argument(
+        "--calls", type=count, default=3, help="solves timed in a row in a repeat (default: %(default)s)"
+    )
     args = parser.parse_args()
     if MISSING:
         print(MISSING, file=sys.stderr)

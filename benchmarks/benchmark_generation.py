@@ -23,6 +23,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from measuring import count
 from torch import Tensor
 
 from config.depth import evaluation_depth
@@ -153,7 +154,7 @@ def shares(trained: TrainedModel, n_words: int, samples: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="folder of a run (default: random weights)")
-    parser.add_argument("--samples", type=int, nargs="+", default=[1, 8], help="(default: %(default)s)")
+    parser.add_argument("--samples", type=count, nargs="+", default=[1, 8], help="(default: %(default)s)")
     parser.add_argument("--words", type=int, help="of a sample (default: as many as the memory holds)")
     args, further = parser.parse_known_args()
     trained = (

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from measuring import in_mib, median_seconds, peak_bytes
+from measuring import count, in_mib, median_seconds, peak_bytes
 from torch import Tensor
 
 from models.transformers.config import DEQTransformerConfig
@@ -125,7 +125,7 @@ def print_depths(size: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--repeats", type=int, default=5, help="steps to take the median time of (default: %(default)s)"
+        "--repeats", type=count, default=5, help="steps to take the median time of (default: %(default)s)"
     )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--parts", nargs="+", choices=("modes", "depths"), default=("modes", "depths"))

@@ -15,18 +15,22 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import torch
+from measuring import count
 
-from config.depth import equilibrium
+from config.depth import equilibrium, evaluation_depth
 from data.batches import Batch, OrderedBatches
 from data.corpus import Corpus
 from evaluation.evaluation import EVAL_ROWS
 from evaluation.trained_model import TrainedModel
 from modules.deq import DEQModule
+from modules.fixed_weights import fixed_weights
 from modules.report import SolveInfo, SolveReport
+from system.errors import UserError
 
 AMPS = ("off", "bf16")
 TRAIN_ROWS = 16
@@ -111,34 +115,49 @@ def perplexities(trained: TrainedModel, ids: np.ndarray, solves: dict[str, DEQMo
     print(f"perplexity of {n_segments} segments: {off:.4f}, with the ladder {bf16:.4f}: {apart:.4%} apart")
 
 
+def error(text: str) -> float:
+    """A relative residual, as a type of argparse."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: pass a number between 0 and 1")
+    return number
+
+
+def shortest(trained: TrainedModel, ids: np.ndarray) -> int:
+    """Segments that the text has for either kind of step."""
+    settings = trained.settings
+    lengths = ((TRAIN_ROWS, settings.tgt_len), (EVAL_ROWS, settings.eval_tgt_len))
+    return min(len(ids) // rows // length for rows, length in lengths)
+
+
+def both_solves(trained: TrainedModel, thres: int, eps: float, amp: str) -> DEQModule:
+    """Solves, forward and backward, to this residual."""
+    solves = {"f_thres": thres, "b_thres": thres, "f_eps": eps, "b_eps": eps, "grad": "implicit", "amp": amp}
+    return equilibrium(replace(trained.settings, **solves))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a run that has been trained to an equilibrium")
-    parser.add_argument("--eps", type=float, default=1e-3, help="of both solves (default: %(default)s)")
-    parser.add_argument("--thres", type=int, default=60, help="of both solves (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=15, help="to take medians of (default: %(default)s)")
-    parser.add_argument("--segments", type=int, default=100, help="of which perplexity is told (default: %(default)s)")
+    parser.add_argument("--eps", type=error, default=1e-3, help="of both solves (default: %(default)s)")
+    parser.add_argument("--thres", type=count, default=60, help="of both solves (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=15, help="to take medians of (default: %(default)s)")
+    parser.add_argument("--segments", type=count, default=100, help="perplexity is theirs (default: %(default)s)")
     args = parser.parse_args()
-    trained = TrainedModel.load("benchmark_ladder.py", run=args.run)
-    settings = trained.settings
-    solves = {
-        amp: equilibrium(
-            replace(
-                settings,
-                f_thres=args.thres,
-                b_thres=args.thres,
-                f_eps=args.eps,
-                b_eps=args.eps,
-                grad="implicit",
-                amp=amp,
-            )
-        )
-        for amp in AMPS
-    }
-    ids = Corpus.load(settings.data, settings.dataset).test
+    try:
+        trained = TrainedModel.load("benchmark_ladder.py", run=args.run)
+        ids = Corpus.load(trained.settings.data, trained.settings.dataset).test
+    except UserError as mistake:
+        parser.error(str(mistake))
+    if not isinstance(evaluation_depth(trained.settings), DEQModule):
+        parser.error(f"{args.run} was not trained to an equilibrium: pass a run that was")
+    if (steps := max(args.steps + 1, args.segments)) > shortest(trained, ids):
+        parser.error(f"the test text has fewer than {steps} segments: lower --steps and --segments")
+    solves = {amp: both_solves(trained, args.thres, args.eps, amp) for amp in AMPS}
     for training in (True, False):
-        measure(trained, ids, solves, args.steps, training=training)
-    with torch.no_grad():
+        with nullcontext() if training else fixed_weights(trained.model):  # as an evaluation does
+            measure(trained, ids, solves, args.steps, training=training)
+    with torch.no_grad(), fixed_weights(trained.model):
         perplexities(trained, ids, solves, args.segments)
 
 

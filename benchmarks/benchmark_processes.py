@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+from measuring import count
 from soak import write_corpus
 
 import train_transformer
@@ -53,8 +54,8 @@ def record(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2), help="numbers to compare (default: 1 2)")
-    parser.add_argument("--steps", type=int, default=20, help="updates (default: %(default)s)")
+    parser.add_argument("--processes", type=count, nargs="+", default=(1, 2), help="numbers to compare (default: 1 2)")
+    parser.add_argument("--steps", type=count, default=20, help="updates (default: %(default)s)")
     parser.add_argument("--data", default=None, help="folder of train.txt, valid.txt and test.txt")
     args = parser.parse_args()
     results: dict[int, list[tuple[float, float]]] = {}

@@ -19,7 +19,7 @@ from functools import partial
 from operator import itemgetter
 
 import torch
-from measuring import in_mib, median_seconds_in_turn, peak_bytes
+from measuring import count, in_mib, median_seconds_in_turn, peak_bytes
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
@@ -180,8 +180,8 @@ def print_costs(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="cases to take the worst of (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="to take median times of (default: %(default)s)")
+    parser.add_argument("--seeds", type=count, default=3, help="cases to take the worst of (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=5, help="to take median times of (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=("errors", "costs"), default=("errors", "costs"))
     args = parser.parse_args()
     torch.set_num_threads(1)

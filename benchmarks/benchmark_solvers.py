@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import in_mib, median_seconds, peak_bytes
+from measuring import count, in_mib, median_seconds, peak_bytes
 from peer import MISSING
 from peer import get_solver as torchdeq_solver
 from problems import PROBLEMS
@@ -158,7 +158,7 @@ def print_large(repeats: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--repeats", type=int, default=3, help="calls to take the median time of (default: %(default)s)"
+        "--repeats", type=count, default=3, help="calls to take the median time of (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: %(default)s)")
     args = parser.parse_args()

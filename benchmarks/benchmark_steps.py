@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
+from measuring import count, device_of
 from torch import Tensor
 
 from models.transformers.config import DEQTransformerConfig
@@ -162,13 +163,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--modes", nargs="+", choices=("train", "eval"), default=("train", "eval"))
-    parser.add_argument("--steps", type=int, default=7, help="steps to take the median of (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--steps", type=count, default=7, help="steps to take the median of (default: %(default)s)")
+    parser.add_argument("--device", type=device_of, default="cpu", help="cpu or cuda (default: %(default)s)")
     args = parser.parse_args()
-    device = torch.device(args.device)
     print(f"{args.size}: {SIZES[args.size]}")
     for mode in args.modes:
-        print(measure(SIZES[args.size], mode, steps=args.steps, device=device), flush=True)
+        print(measure(SIZES[args.size], mode, steps=args.steps, device=args.device), flush=True)
 
 
 if __name__ == "__main__":

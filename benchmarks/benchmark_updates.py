@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from comparison import Comparison, System
-from measuring import in_mib, median_seconds_in_turn, peak_bytes
+from measuring import count, in_mib, median_seconds_in_turn, peak_bytes
 
 import train_transformer
 from config.depth import training_depth
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("file", help="a comparison of runs of train_transformer.py")
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="of its systems (default: all)")
     parser.add_argument("--vocabulary", type=int, default=33278, help="words (default: %(default)s, WikiText-2's)")
-    parser.add_argument("--repeats", type=int, default=15, help="to take median times of (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=15, help="to take median times of (default: %(default)s)")
     args = parser.parse_args()
     systems = Comparison.read(args.file).only(args.only, ()).systems
     steps = {system.name: update_of(system, args.vocabulary) for system in systems}

@@ -29,6 +29,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from measuring import count
+
 os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # before torch is imported: its processes fork
 
 from faults.catalogue import FAULTS, NEED_MOUNTS, Task, attempt, prepare
@@ -54,10 +56,10 @@ def line(name: str, verdicts: list[Verdict], seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=10, help="of each fault (default: %(default)s)")
+    parser.add_argument("--trials", type=count, default=10, help="of each fault (default: %(default)s)")
     parser.add_argument("--only", nargs="+", default=[], help="faults whose names contain one of these")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trials at once (default: %(default)s)")
+    parser.add_argument("--workers", type=count, default=os.cpu_count(), help="trials at once (default: %(default)s)")
     parser.add_argument("--folder", default=None, help="where to work (default: the folder for temporary files)")
     args = parser.parse_args()
     names, start = chosen(args.only), time.monotonic()

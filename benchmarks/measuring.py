@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import statistics
@@ -10,7 +11,26 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 MIB = 2**20
+
+
+def count(text: str) -> int:
+    """A number of repeats, steps or whatever there has to be one of, as a type of argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: pass a whole number of at least 1")
+    return number
+
+
+def device_of(text: str) -> torch.device:
+    """cpu or cuda, where there is such, as a type of argparse."""
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r}: pass cpu or cuda")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("there is no GPU here that PyTorch can use: pass cpu")
+    return torch.device(text)
 
 
 def median_seconds(step: Callable[[], object], repeats: int) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from measuring import kilobytes
+from measuring import count, kilobytes
 
 import train_transformer
 from training.trainer import Trainer
@@ -45,7 +45,7 @@ def n_tensors() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=(200, 1000, 2000), help="(default: 200 1000 2000)")
+    parser.add_argument("--steps", type=count, nargs="+", default=(200, 1000, 2000), help="(default: 200 1000 2000)")
     steps = parser.parse_args().steps
     between = Trainer._between_updates
 

@@ -1,11 +1,14 @@
 """Evaluations make of the weights once what they need; nothing else is kept, and nothing longer."""
 
+import copy
+import io
+
 import pytest
 import torch
 from solved_model import SolvedLM
 from tiny_transformer import TINY, batch
 
-from modules.fixed_weights import fixed_weights
+from modules.fixed_weights import KeepsWeights, fixed_weights
 from modules.optimizations import NormalizableLinear
 from modules.packed_linear import PackedLinear
 
@@ -56,3 +59,22 @@ def test_gradients_reach_the_weights_all_the_same():
             layer.matrix()
         layer.matrix().sum().backward()
     assert layer.weight_g.grad is not None
+
+
+def test_copies_keep_nothing():
+    model = SolvedLM(**TINY, wnorm=True, solver="broyden", f_thres=6)
+    with fixed_weights(model.model), torch.no_grad():
+        model(*batch())
+        twin = copy.deepcopy(model.model)
+    assert all(module.kept is None for module in twin.modules() if isinstance(module, KeepsWeights))
+    torch.save(twin, io.BytesIO())
+
+
+@torch.no_grad()
+def test_low_precision_is_kept_too(made):
+    model = SolvedLM(**TINY, solver="broyden", f_thres=6, amp="bf16")
+    with fixed_weights(model.model):
+        model(*batch())
+        once = list(made)
+        model(*batch())
+        assert made == once

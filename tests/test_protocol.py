@@ -109,7 +109,7 @@ MASK, INNER_MASK = {"mask": torch.ones(3, 1)}, {"inner_mask": torch.ones(4, 3, 1
         ({}, MASK, "Outer.mask"),
         (INNER_MASK, {}, "Inner.mask"),
         ({}, INNER_MASK, "Inner.mask"),
-        ({"prepared": [1]}, {"prepared": [1]}, "Outer.prepared"),
+        ({"prepared": 1}, {"prepared": 1}, "Outer.prepared"),
         ({"prepared": 1}, {}, "Outer.prepared"),
         ({}, {"prepared": 1}, "Outer.prepared"),
         ({"packed_for": 7}, {}, "Inner.packed_for"),

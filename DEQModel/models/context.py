@@ -16,6 +16,11 @@ def batched(dim: int) -> Any:
     return field(metadata={"batch_dim": dim})
 
 
+def owner() -> Any:
+    """A field of a `Context`: the module whose weights it has, or None. It goes with every form of the context."""
+    return field(default=None, metadata={"is_owner": True})
+
+
 @dataclass(frozen=True)
 class Context:
     """All that a cell needs beside z, computed once per solve, with gradients where they are enabled.
@@ -23,7 +28,7 @@ class Context:
     A subclass is a frozen dataclass. Its fields are tensors, further contexts or tuples of those, or None for what
     there is not; those that have an entry a sequence say in which dimension: `keys: Tensor = batched(1)`. What is
     neither has been prepared for this very dtype and place, as weights in another layout: `select` hands it on, `to`
-    leaves it out.
+    leaves it out; but for the `owner` of the weights.
     `to` is for solves in another precision, `copy_` for maps that are captured once and run on fixed buffers.
     """
 
@@ -46,7 +51,7 @@ class Context:
                 return value.to(dtype)
             if isinstance(value, Tensor):
                 return value.to(dtype) if value.is_floating_point() else value
-            return None
+            return value if _is_owner(self, name) else None
 
         return self._with(cast)
 
@@ -57,7 +62,7 @@ class Context:
         Tensors may be the model's parameters: copy from contexts of the same model alone, or into clones.
 
         Raises:
-            ValueError: the two have not the same fields filled, or each holds something of its own that is prepared.
+            ValueError: the two have not the same fields filled, or hold something that is prepared.
         """
         for mine, value in list(self._pairs(other)):  # all are checked before the first is written
             mine.copy_(value)
@@ -76,7 +81,7 @@ class Context:
                         f"{type(self).__name__}.{name} is {tuple(mine.shape)} here and {tuple(value.shape)} there"
                     )
                 yield mine, value
-            elif mine is not value:
+            elif (mine is not None or value is not None) and not _is_owner(self, name):
                 raise ValueError(f"{type(self).__name__}.{name} is a tensor in one context alone, or is prepared")
 
     def pack(self, n_rows: int) -> Context:
@@ -115,6 +120,10 @@ class Context:
 
 def _are_contexts(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(one, Context) for one in value)
+
+
+def _is_owner(context: Context, name: str) -> bool:
+    return "is_owner" in type(context).__dataclass_fields__[name].metadata
 
 
 def _batch_dim(context: Context, name: str) -> int | None:

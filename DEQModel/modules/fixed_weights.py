@@ -12,10 +12,14 @@ from torch import nn
 T = TypeVar("T")
 
 
-class KeepsWeights:
+class KeepsWeights(nn.Module):
     """A module that makes something of its weights for each solve, as it normalises or packs them."""
 
     kept: dict[str, object] | None = None  # name -> what was made; None outside of `fixed_weights`
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy keeps nothing."""
+        return {**super().__getstate__(), "kept": None}
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """make(), or without gradients and inside `fixed_weights` what it came to the first time."""

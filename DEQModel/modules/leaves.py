@@ -42,7 +42,7 @@ SAME = 1e-6  # relative to the sum of all values: what may be rounding, where f 
 
 @dataclass(frozen=True)
 class Unchanged:
-    """Refuses a backward pass after weights were changed in place, for maps that are then evaluated again.
+    """Knows whether weights were changed in place before a backward pass, for maps that are then evaluated again.
 
     PyTorch itself notices that for tensors that it keeps, and nothing is kept of a map that is recomputed.
     """
@@ -55,6 +55,11 @@ class Unchanged:
         nodes = nodes_of(*outputs, since=number)
         leaves = [node.variable for node in nodes if hasattr(node, "variable")]
         return cls(tuple((leaf, leaf._version) for leaf in leaves))
+
+    @property
+    def holds(self) -> bool:
+        """Whether none of them has changed."""
+        return all(leaf._version == version for leaf, version in self.versions)
 
     def check(self) -> None:
         """Raises RuntimeError where one of them has changed."""

@@ -28,7 +28,7 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
 
 
-class NormalizableLinear(nn.Module, KeepsWeights):
+class NormalizableLinear(KeepsWeights):
     """A linear map whose weight may be normalised: W = v · g / ‖v‖, one norm per output row.
 
     The weight is asked for once per solve with `matrix()` and then applied with plain matrix products. Parameters are

@@ -96,11 +96,13 @@ class Pass:
         solves = self.settings.b_thres > 0 or self.settings.b_init == "shine"
         implicit = self.settings.grad == "implicit" and solves
         z_star = result.value.detach().requires_grad_(implicit or self.jacobian_samples > 0)
+        number = mark()
         f_star = f(z_star)
         check_image(f_star, tuple(z0.shape), z0.dtype)
         if self.jacobian_samples:
             info.jacobian_loss = jacobian_loss(f_star, z_star, samples=self.jacobian_samples)
-        output = self._implicit(f, f_star, z_star, result, info) if implicit else f_star.clone()
+        same = Unchanged.since(number, f_star) if implicit else Unchanged(())
+        output = self._implicit(f, f_star, z_star, result, info, same) if implicit else f_star.clone()
         info.iterates = self._from_iterates(f, result, output)
         return output, info
 
@@ -110,7 +112,9 @@ class Pass:
         pairs = zip(result.iterates, before_end, strict=True)
         return tuple(f(z).clone() if before else output.clone() for z, before in pairs)
 
-    def _implicit(self, f: Map, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo) -> Tensor:
+    def _implicit(
+        self, f: Map, f_star: Tensor, z_star: Tensor, result: SolverResult, info: SolveInfo, same: Unchanged
+    ) -> Tensor:
         settings, solve = self.settings, None
         if settings.b_thres > 0:
             solve = partial(
@@ -143,8 +147,9 @@ class Pass:
             solve=solve,
             guess=guess,
             finished=finished,
-            fast_graph=lambda: self._graph(partial(adjoint, f), z_star),
-            low_graph=lambda: self._graph(low, z_star),
+            # f is evaluated again on backward, unless it is another map by then: the graph that is there is still right
+            fast_graph=lambda: self._graph(partial(adjoint, f), z_star) if same.holds else None,
+            low_graph=lambda: self._graph(low, z_star) if same.holds else None,
         )
 
     def _graph(self, make: Callable[[Tensor], Map | None], z_star: Tensor) -> Graph | None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.context import Context, batched
+from models.context import Context, batched, owner
 from models.transformers.norm import NormContext, layer_norm, normed
 from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
@@ -48,13 +48,14 @@ class AttentionContext(Context):
     heads_norm: NormContext | None = None  # None: the heads' outputs are not normed
     packed: Projections[PackedLinear] | None = None  # for the evaluations without gradients
     packed_adjoint: Projections[PackedBothWays] | None = None  # for those with a gradient to z alone
-    owner: KeepsWeights | None = None  # of the weights
+    owner: KeepsWeights | None = owner()
 
     def pack(self, n_rows: int) -> AttentionContext:
         """The same with the weights packed for n_rows = B·L rows, where that pays."""
         if not pays_to_pack(self.weight_qkv, n_rows):
             return self
-        packed = made_once(self.owner, "packed", lambda: self._projections(PackedLinear, n_rows))
+        name = f"packed, {self.weight_qkv.dtype}"
+        packed = made_once(self.owner, name, lambda: self._projections(PackedLinear, n_rows))
         return dataclasses.replace(self, packed=packed)
 
     def adjoint(self, n_rows: int) -> AttentionContext | None:
@@ -98,7 +99,7 @@ def visibility(n_query: int, n_memory: int, local_size: int, like: Tensor) -> Te
     return like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
 
 
-class RelativeAttention(nn.Module, KeepsWeights):
+class RelativeAttention(KeepsWeights):
     """softmax([(q_i + b_w)·k_j + (q_i + b_r)·R_{M+i-j}] / √E) v W_oᵀ with (q, k, v) = W_qkv [z_memory; z] + u.
 
     Args:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.context import Context, batched
+from models.context import Context, batched, owner
 from models.transformers.packed_feed_forward import DifferentiableFeedForward, PackedFeedForward
 from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
@@ -28,13 +28,14 @@ class FeedForwardContext(Context):
     output_mask: Tensor | None = batched(0)  # (B, 1, D)
     packed: PackedFeedForward | None = None  # for the evaluations without gradients
     packed_adjoint: DifferentiableFeedForward | None = None  # for those with a gradient to x alone
-    owner: KeepsWeights | None = None  # of the weights
+    owner: KeepsWeights | None = owner()
 
     def pack(self, n_rows: int) -> FeedForwardContext:
         """The same with the weights packed for n_rows = B·L rows, where that pays."""
         if not pays_to_pack(self.weight_in, n_rows):
             return self
-        packed = made_once(self.owner, "packed", lambda: PackedFeedForward(*self._maps(PackedLinear, n_rows)))
+        name = f"packed, {self.weight_in.dtype}"
+        packed = made_once(self.owner, name, lambda: PackedFeedForward(*self._maps(PackedLinear, n_rows)))
         return dataclasses.replace(self, packed=packed)
 
     def adjoint(self, n_rows: int) -> FeedForwardContext | None:
@@ -47,7 +48,7 @@ class FeedForwardContext(Context):
         return kind(self.weight_in, self.bias_in, n_rows), kind(self.weight_out, self.bias_out, n_rows)
 
 
-class PositionwiseFeedForward(nn.Module, KeepsWeights):
+class PositionwiseFeedForward(KeepsWeights):
     """W_2 drop(relu(W_1 x + b_1)) + b_2.
 
     Args:
