@@ -18,8 +18,7 @@ set -euo pipefail
 # shellcheck source=environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-# On a CPU, memory for the gradients of so many words comes in huge pages: an update takes up to a tenth less time.
-export THP_MEM_ALLOC_ENABLE=${THP_MEM_ALLOC_ENABLE:-1}
+ask_for_huge_pages # for the gradients of so many words
 
 settings=(
     --data "$root/data/wikitext-103" --dataset wt103

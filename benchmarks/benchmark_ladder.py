@@ -72,8 +72,8 @@ def in_words(reports: list[SolveReport]) -> str:
     """Mean evaluations in either precision, and the mean residual."""
     low = statistics.mean(report.n_low_evals for report in reports)
     full = statistics.mean(report.n_evals for report in reports) - low
-    residual = statistics.mean(report.rel_residual for report in reports)
-    return f"{low:4.1f} + {full:4.1f} evaluations, residual {residual:.1e}"
+    end = statistics.mean(report.rel_residual for report in reports)
+    return f"{low:4.1f} + {full:4.1f} evaluations, residual {end:.1e}"
 
 
 def measure(
@@ -115,7 +115,7 @@ def perplexities(trained: TrainedModel, ids: np.ndarray, solves: dict[str, DEQMo
     print(f"perplexity of {n_segments} segments: {off:.4f}, with the ladder {bf16:.4f}: {apart:.4%} apart")
 
 
-def error(text: str) -> float:
+def residual(text: str) -> float:
     """A relative residual, as a type of argparse."""
     number = float(text)
     if not 0 < number < 1:
@@ -123,7 +123,7 @@ def error(text: str) -> float:
     return number
 
 
-def shortest(trained: TrainedModel, ids: np.ndarray) -> int:
+def n_segments_of(trained: TrainedModel, ids: np.ndarray) -> int:
     """Segments that the text has for either kind of step."""
     settings = trained.settings
     lengths = ((TRAIN_ROWS, settings.tgt_len), (EVAL_ROWS, settings.eval_tgt_len))
@@ -139,7 +139,7 @@ def both_solves(trained: TrainedModel, thres: int, eps: float, amp: str) -> DEQM
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a run that has been trained to an equilibrium")
-    parser.add_argument("--eps", type=error, default=1e-3, help="of both solves (default: %(default)s)")
+    parser.add_argument("--eps", type=residual, default=1e-3, help="of both solves (default: %(default)s)")
     parser.add_argument("--thres", type=count, default=60, help="of both solves (default: %(default)s)")
     parser.add_argument("--steps", type=count, default=15, help="to take medians of (default: %(default)s)")
     parser.add_argument("--segments", type=count, default=100, help="perplexity is theirs (default: %(default)s)")
@@ -151,7 +151,7 @@ def main() -> None:
         parser.error(str(mistake))
     if not isinstance(evaluation_depth(trained.settings), DEQModule):
         parser.error(f"{args.run} was not trained to an equilibrium: pass a run that was")
-    if (steps := max(args.steps + 1, args.segments)) > shortest(trained, ids):
+    if (steps := max(args.steps + 1, args.segments)) > n_segments_of(trained, ids):
         parser.error(f"the test text has fewer than {steps} segments: lower --steps and --segments")
     solves = {amp: both_solves(trained, args.thres, args.eps, amp) for amp in AMPS}
     for training in (True, False):

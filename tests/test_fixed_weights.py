@@ -8,6 +8,8 @@ import torch
 from solved_model import SolvedLM
 from tiny_transformer import TINY, batch
 
+from models.protocol import CellMap
+from models.trellisnets.cell import TrellisCell
 from modules.fixed_weights import KeepsWeights, fixed_weights
 from modules.optimizations import NormalizableLinear
 from modules.packed_linear import PackedLinear
@@ -39,7 +41,7 @@ def test_a_second_segment_makes_nothing_anew_and_scores_the_same(made):
 
 @torch.no_grad()
 def test_what_is_kept_ends_with_the_evaluation():
-    layer = NormalizableLinear(3, 4, bias=False, wnorm=True)
+    layer = NormalizableLinear(3, 4, bias=False, wnorm=True).eval()
     with fixed_weights(layer):
         before = layer.matrix()
         with fixed_weights(layer):
@@ -53,7 +55,7 @@ def test_what_is_kept_ends_with_the_evaluation():
 
 
 def test_gradients_reach_the_weights_all_the_same():
-    layer = NormalizableLinear(3, 4, bias=False, wnorm=True)
+    layer = NormalizableLinear(3, 4, bias=False, wnorm=True).eval()
     with fixed_weights(layer):
         with torch.no_grad():
             layer.matrix()
@@ -63,6 +65,7 @@ def test_gradients_reach_the_weights_all_the_same():
 
 def test_copies_keep_nothing():
     model = SolvedLM(**TINY, wnorm=True, solver="broyden", f_thres=6)
+    model.model.eval()
     with fixed_weights(model.model), torch.no_grad():
         model(*batch())
         twin = copy.deepcopy(model.model)
@@ -71,8 +74,31 @@ def test_copies_keep_nothing():
 
 
 @torch.no_grad()
+def test_a_convolution_is_kept_too(made):
+    cell = TrellisCell(4, kernel=2, dilation=1, dropouth=0.0, wdrop=0.5, wnorm=True)
+
+    def segments():
+        for _ in range(2):
+            f = CellMap(cell, cell.context(torch.ones(3, 1, 8), torch.ones(3, 5, 16)))
+            z = torch.ones(3, 5, 8)
+            yield f.pack(z)(z)
+
+    with fixed_weights(cell):
+        one, other = segments()
+        assert not torch.equal(one, other), "DropConnect is drawn for each solve of training"
+        made.clear()
+        cell.eval()
+        one, other = segments()
+    assert made.count("normalise") == 1
+    assert made.count("pack") <= 1
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, next(segments()))
+
+
+@torch.no_grad()
 def test_low_precision_is_kept_too(made):
     model = SolvedLM(**TINY, solver="broyden", f_thres=6, amp="bf16")
+    model.model.eval()
     with fixed_weights(model.model):
         model(*batch())
         once = list(made)

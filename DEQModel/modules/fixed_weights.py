@@ -22,8 +22,11 @@ class KeepsWeights(nn.Module):
         return {**super().__getstate__(), "kept": None}
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """make(), or without gradients and inside `fixed_weights` what it came to the first time."""
-        if self.kept is None or torch.is_grad_enabled():
+        """make(), or inside `fixed_weights` what it came to the first time: in evaluation mode and without gradients.
+
+        In training mode weights may be drawn for each solve, as by DropConnect.
+        """
+        if self.kept is None or self.training or torch.is_grad_enabled():
             return make()
         if name not in self.kept:
             self.kept[name] = make()
@@ -37,7 +40,7 @@ def made_once(owner: KeepsWeights | None, name: str, make: Callable[[], T]) -> T
 
 @contextmanager
 def fixed_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, nobody changes the model's weights: what is made of them without gradients is made once.
+    """Inside, nobody changes the model's weights: what evaluation mode makes of them without gradients is made once.
 
     For evaluations, many solves of one model. Entered again inside, it changes nothing.
     """

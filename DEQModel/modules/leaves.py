@@ -57,18 +57,17 @@ class Unchanged:
         return cls(tuple((leaf, leaf._version) for leaf in leaves))
 
     @property
-    def holds(self) -> bool:
-        """Whether none of them has changed."""
-        return all(leaf._version == version for leaf, version in self.versions)
+    def changed(self) -> list[Tensor]:
+        """Those that are not what they were."""
+        return [leaf for leaf, version in self.versions if leaf._version != version]
 
     def check(self) -> None:
         """Raises RuntimeError where one of them has changed."""
-        for leaf, version in self.versions:
-            if leaf._version != version:
-                raise RuntimeError(
-                    f"a leaf {tuple(leaf.shape)} that f uses was changed in place between forward and backward, and "
-                    "this kind of gradient evaluates f again on backward: call optimizer.step() after backward"
-                )
+        for leaf in self.changed:
+            raise RuntimeError(
+                f"a leaf {tuple(leaf.shape)} that f uses was changed in place between forward and backward, and "
+                "this kind of gradient evaluates f again on backward: call optimizer.step() after backward"
+            )
 
     def watch(self, output: Tensor) -> Tensor:
         """The output, with a check before its backward pass goes on."""

@@ -59,7 +59,7 @@ class PackedBothWays:
         return _BothWays.apply(x, other, self)
 
 
-P = TypeVar("P", PackedLinear, PackedBothWays)
+Packed = TypeVar("Packed", PackedLinear, PackedBothWays)
 
 
 class _BothWays(torch.autograd.Function):

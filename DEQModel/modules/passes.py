@@ -148,8 +148,8 @@ class Pass:
             guess=guess,
             finished=finished,
             # f is evaluated again on backward, unless it is another map by then: the graph that is there is still right
-            fast_graph=lambda: self._graph(partial(adjoint, f), z_star) if same.holds else None,
-            low_graph=lambda: self._graph(low, z_star) if same.holds else None,
+            fast_graph=lambda: None if same.changed else self._graph(partial(adjoint, f), z_star),
+            low_graph=lambda: None if same.changed else self._graph(low, z_star),
         )
 
     def _graph(self, make: Callable[[Tensor], Map | None], z_star: Tensor) -> Graph | None:

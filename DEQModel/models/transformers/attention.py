@@ -20,14 +20,14 @@ from models.context import Context, batched, owner
 from models.transformers.norm import NormContext, layer_norm, normed
 from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
-from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
+from modules.packed_linear import Packed, PackedBothWays, PackedLinear, pays_to_pack
 
 
-class Projections(NamedTuple, Generic[P]):
+class Projections(NamedTuple, Generic[Packed]):
     """Both linear maps, packed."""
 
-    qkv: P
-    out: P
+    qkv: Packed
+    out: Packed
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class AttentionContext(Context):
     def _packed(self) -> Projections | None:
         return self.packed_adjoint if torch.is_grad_enabled() else self.packed
 
-    def _projections(self, kind: type[P], n_rows: int) -> Projections[P]:
+    def _projections(self, kind: type[Packed], n_rows: int) -> Projections[Packed]:
         return Projections(kind(self.weight_qkv, None, n_rows), kind(self.weight_out, self.bias_out, n_rows))
 
 

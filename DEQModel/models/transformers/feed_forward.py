@@ -13,7 +13,7 @@ from models.context import Context, batched, owner
 from models.transformers.packed_feed_forward import DifferentiableFeedForward, PackedFeedForward
 from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import NormalizableLinear, variational_mask
-from modules.packed_linear import P, PackedBothWays, PackedLinear, pays_to_pack
+from modules.packed_linear import Packed, PackedBothWays, PackedLinear, pays_to_pack
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FeedForwardContext(Context):
             return None
         return dataclasses.replace(self, packed_adjoint=DifferentiableFeedForward(*self._maps(PackedBothWays, n_rows)))
 
-    def _maps(self, kind: type[P], n_rows: int) -> tuple[P, P]:
+    def _maps(self, kind: type[Packed], n_rows: int) -> tuple[Packed, Packed]:
         return kind(self.weight_in, self.bias_in, n_rows), kind(self.weight_out, self.bias_out, n_rows)
 
 

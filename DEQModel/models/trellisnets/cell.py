@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.context import Context, batched
+from models.context import Context, batched, owner
 from models.trellisnets.convolution import CausalConvolution
+from modules.fixed_weights import KeepsWeights, made_once
 from modules.optimizations import masked, variational_mask
 from modules.packed_linear import PackedLinear, can_pack
 
@@ -28,13 +29,14 @@ class TrellisContext(Context):
     cell_before: Tensor = batched(0)  # (B, 1, h)
     hidden_mask: Tensor | None = batched(0)  # (B, 1, h), dropout of the hidden part
     packed: PackedLinear | None = None  # the convolution, for the evaluations without gradients
+    owner: KeepsWeights | None = owner()
 
     def pack(self, n_rows: int) -> TrellisContext:
         """The same with the weight packed for n_rows = B·L rows, where that can be done."""
         if not can_pack(self.weight):
             return self
-        zero = self.weight.new_zeros(len(self.weight))
-        return dataclasses.replace(self, packed=PackedLinear(self.weight, zero, n_rows))
+        packed = made_once(self.owner, f"packed, {self.weight.dtype}", lambda: PackedLinear(self.weight, None, n_rows))
+        return dataclasses.replace(self, packed=packed)
 
 
 class TrellisCell(nn.Module):
@@ -82,6 +84,7 @@ class TrellisCell(nn.Module):
             hidden_before=masked(hidden_before, mask),
             cell_before=cell_before,
             hidden_mask=mask,
+            owner=self.full_conv,
         )
 
     def forward(self, z: Tensor, context: TrellisContext) -> Tensor:
@@ -90,7 +93,7 @@ class TrellisCell(nn.Module):
         hidden, cell = z.split(self.width, dim=2)
         seen = self.full_conv.windows(masked(hidden, context.hidden_mask), context.hidden_before)
         if context.packed is not None and not torch.is_grad_enabled():
-            gates = context.packed(seen).add_(context.injection)
+            gates = context.packed.plus(seen, context.injection)
         else:
             gates = torch.addmm(context.injection.flatten(0, 1), seen.flatten(0, 1), context.weight.t())
             gates = gates.view(n_batch, n_position, -1)

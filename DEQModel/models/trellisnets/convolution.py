@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.fixed_weights import KeepsWeights
 from modules.optimizations import variational_mask
 
 INIT_STD = 0.01
 
 
-class CausalConvolution(nn.Module):
+class CausalConvolution(KeepsWeights):
     """y_t = Σ_j W_j x_{t - (k - 1 - j)·dilation} + b: the last tap sees t itself, the first one farthest back.
 
     Parameters are those of the published state dicts: `weight` (C_out, C_in, k), or with weight normalisation
@@ -69,6 +70,9 @@ class CausalConvolution(nn.Module):
 
     def matrix(self) -> Tensor:
         """W as the matrix (C_out, k·C_in) that acts on `windows`, thinned by DropConnect in training."""
+        return self.once("matrix", self._drawn)
+
+    def _drawn(self) -> Tensor:
         direction = self.direction
         recurrent = direction[:, :, :-1]
         mask = variational_mask(recurrent.shape, self.wdrop, direction, training=self.training)
